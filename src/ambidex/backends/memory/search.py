@@ -1,0 +1,106 @@
+"""Full text by BM25 and vectors by exact cosine, over every item at each query.
+
+The reference for every other ``SearchPort``.
+
+The ranking is Okapi BM25 with k1 = 1.2 and b = 0.75, the title counting double (Robertson and Zaragoza 2009, "The
+Probabilistic Relevance Framework"). The invariant: filters are applied before candidates are cut, so a filter never
+costs results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ambidex.backends.memory.data import Data
+from ambidex.core.fusion import fuse
+from ambidex.core.ports import Hit, IndexItem, SearchQuery
+from ambidex.core.query import matches
+from ambidex.core.text import query_terms, terms
+
+__all__ = ["MemorySearch"]
+
+_K1, _B, _TITLE = 1.2, 0.75, 2
+
+
+class MemorySearch:
+    """Implements :class:`ambidex.core.ports.SearchPort`."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
+        with self._data.tables(write=True) as tables:
+            tables.indexes.setdefault(namespace, {}).update((item.id, item) for item in items)
+
+    async def query(self, namespace: str, query: SearchQuery) -> list[Hit]:
+        with self._data.tables() as tables:
+            everything = list(tables.indexes.get(namespace, {}).values())
+        candidates = {item.id: item for item in everything if matches(query.filters, item.metadata)}
+        text = _best(_bm25(query.text, everything, candidates), query.depth)
+        vector = {} if query.vector is None else _best(_cosine(query.vector, candidates.values()), query.depth)
+        scores = _best(fuse(text, vector, query.vector_weight), query.top_k)
+        return [
+            Hit(id_, score, (item := candidates[id_]).title, item.text, item.metadata) for id_, score in scores.items()
+        ]
+
+    async def fetch(self, namespace: str, ids: Sequence[str]) -> list[IndexItem]:
+        with self._data.tables() as tables:
+            items = tables.indexes.get(namespace, {})
+            return [items[id_] for id_ in ids if id_ in items]
+
+    async def remove(self, namespace: str, ids: Sequence[str]) -> int:
+        with self._data.tables(write=True) as tables:
+            items = tables.indexes.get(namespace, {})
+            return sum(items.pop(id_, None) is not None for id_ in ids)
+
+    async def reset(self, namespace: str) -> int:
+        with self._data.tables(write=True) as tables:
+            return len(tables.indexes.pop(namespace, {}))
+
+    async def count(self, namespace: str) -> int:
+        with self._data.tables() as tables:
+            return len(tables.indexes.get(namespace, {}))
+
+
+def _best(scores: dict[str, float], count: int) -> dict[str, float]:
+    """Keep the highest scores, best first; equal ones in the order of their ids, so that results repeat."""
+    return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:count])
+
+
+def _bm25(query: str, everything: Sequence[IndexItem], candidates: dict[str, IndexItem]) -> dict[str, float]:
+    words = query_terms(query)
+    bags = {item.id: _bag(item) for item in everything}
+    if not words or not bags:
+        return {}
+    average = sum(bag.total() for bag in bags.values()) / len(bags) or 1.0
+    weight: dict[str, float] = {}
+    for word in set(words):
+        found = sum(word in bag for bag in bags.values())
+        weight[word] = math.log(1 + (len(bags) - found + 0.5) / (found + 0.5))
+    scores = {}
+    for id_ in candidates:
+        bag = bags[id_]
+        norm = _K1 * (1 - _B + _B * bag.total() / average)
+        score = sum(weight[word] * bag[word] * (_K1 + 1) / (bag[word] + norm) for word in words if word in bag)
+        if score:
+            scores[id_] = score
+    return scores
+
+
+def _bag(item: IndexItem) -> Counter[str]:
+    bag = Counter(terms(item.text))
+    for word in terms(item.title):
+        bag[word] += _TITLE
+    return bag
+
+
+def _cosine(vector: Sequence[float], items: Iterable[IndexItem]) -> dict[str, float]:
+    length = math.hypot(*vector) or 1.0
+    scores = {}
+    for item in items:
+        if item.vector is not None and len(item.vector) == len(vector):
+            other = math.hypot(*item.vector) or 1.0
+            scores[item.id] = sum(a * b for a, b in zip(vector, item.vector, strict=True)) / (length * other)
+    return scores

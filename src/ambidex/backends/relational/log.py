@@ -1,0 +1,104 @@
+"""Append-only streams as SQL; every SQL leaf makes one of these.
+
+Each stream has one row with the last place given out (``seq``) and the place up to which entries are dead (``floor``).
+The invariant: entries between the two are exactly the living ones, so trimming, expiry and length cost the same
+however long the stream is, and a place is never given out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ambidex.backends.relational.kv import prefix_end
+from ambidex.backends.relational.sql import Dialect, SqlLeaf, Statement
+from ambidex.core.ports import Event
+
+__all__ = ["SCHEMA", "SqlLog"]
+
+SCHEMA = (
+    "CREATE TABLE ambidex_streams (stream TEXT PRIMARY KEY, seq INTEGER NOT NULL, floor INTEGER NOT NULL,"
+    " expires INTEGER) WITHOUT ROWID",
+    "CREATE TABLE ambidex_events (stream TEXT NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,"
+    " PRIMARY KEY (stream, seq)) WITHOUT ROWID",
+)
+
+
+class SqlLog:
+    """Implements :class:`ambidex.core.ports.LogPort`."""
+
+    def __init__(self, leaf: SqlLeaf, dialect: Dialect) -> None:
+        self._leaf = leaf
+        now = dialect.now
+        live = f"(expires IS NULL OR expires > {now})"
+        floor = f"(SELECT floor FROM ambidex_streams WHERE stream = ? AND {live})"
+        # An expired stream is emptied first. If it expires between the two statements, the append counts as having
+        # come just before.
+        self._revive = f"UPDATE ambidex_streams SET floor = seq, expires = NULL WHERE stream = ? AND NOT {live}"
+        self._head = (
+            "INSERT INTO ambidex_streams (stream, seq, floor, expires)"
+            f" VALUES (?, ?, 0, {now} + ?) ON CONFLICT (stream) DO UPDATE"
+            " SET seq = ambidex_streams.seq + excluded.seq,"
+            " expires = coalesce(excluded.expires, ambidex_streams.expires) RETURNING seq"
+        )
+        self._add = (
+            "INSERT INTO ambidex_events (stream, seq, data)"
+            " SELECT stream, seq - ?, ? FROM ambidex_streams WHERE stream = ?"
+        )
+        self._tail = (
+            f"SELECT seq, data FROM ambidex_events WHERE stream = ? AND seq > {floor} ORDER BY seq DESC LIMIT ?"
+        )
+        self._range = (
+            f"SELECT seq, data FROM ambidex_events WHERE stream = ? AND seq > ? AND seq > {floor} ORDER BY seq LIMIT ?"
+        )
+        self._length = f"SELECT seq - floor FROM ambidex_streams WHERE stream = ? AND {live}"
+        self._trim = f"UPDATE ambidex_streams SET floor = seq - ? WHERE stream = ? AND {live} AND seq - floor > ?"
+        self._sweep = (
+            "DELETE FROM ambidex_events"
+            " WHERE stream = ? AND seq <= (SELECT floor FROM ambidex_streams WHERE stream = ?)"
+        )
+        self._expire = f"UPDATE ambidex_streams SET expires = {now} + ? WHERE stream = ? AND {live} RETURNING 1"
+        self._forget = f"DELETE FROM ambidex_streams WHERE stream = ? RETURNING {live}"
+        self._clear = "DELETE FROM ambidex_events WHERE stream = ?"
+        self._names = (
+            f"SELECT stream FROM ambidex_streams"
+            f" WHERE stream > ? AND stream >= ? AND stream < ? AND {live} ORDER BY stream LIMIT ?"
+        )
+
+    async def append(self, stream: str, entries: Sequence[bytes], ttl_ms: int | None) -> list[int]:
+        count = len(entries)
+        statements: list[Statement] = [(self._revive, (stream,)), (self._head, (stream, count, ttl_ms))]
+        statements += [(self._add, (count - place, data, stream)) for place, data in enumerate(entries, 1)]
+        statements.append((self._sweep, (stream, stream)))
+        results = await self._leaf.script(statements)
+        last = int(results[1][0][0])
+        return list(range(last - count + 1, last + 1))
+
+    async def tail(self, stream: str, count: int) -> list[Event]:
+        rows = await self._leaf.rows(self._tail, (stream, stream, count))
+        return [Event(*row) for row in reversed(rows)]
+
+    async def range(self, stream: str, after: int, limit: int) -> list[Event]:
+        return [Event(*row) for row in await self._leaf.rows(self._range, (stream, after, stream, limit))]
+
+    async def length(self, stream: str) -> int:
+        row = await self._leaf.row(self._length, (stream,))
+        return 0 if row is None else int(row[0])
+
+    async def trim(self, stream: str, keep: int) -> int:
+        before = (self._length, (stream,))
+        results = await self._leaf.script(
+            [before, (self._trim, (keep, stream, keep)), before, (self._sweep, (stream, stream))]
+        )
+        return int(results[0][0][0]) - int(results[2][0][0]) if results[0] else 0
+
+    async def expire(self, stream: str, ttl_ms: int | None) -> bool:
+        return bool(await self._leaf.write(self._expire, (ttl_ms, stream)))
+
+    async def drop(self, stream: str) -> bool:
+        results = await self._leaf.script([(self._forget, (stream,)), (self._clear, (stream,))])
+        return any(row[0] for row in results[0])
+
+    async def streams(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        rows = await self._leaf.rows(self._names, (after or "", prefix, prefix_end(prefix), limit + 1))
+        names = [name for (name,) in rows[:limit]]
+        return names, names[-1] if len(rows) > limit else None

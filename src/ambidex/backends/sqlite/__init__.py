@@ -1,0 +1,27 @@
+"""The embedded default: one SQLite file, safe to use from many threads, loops and processes at once.
+
+``ambidex.storage`` makes a backend for ``sqlite:///…``. Read ``writer.py`` for how writes are ordered and made
+durable, ``connection.py`` for how reads are bounded. The invariant: both colours share one :class:`Database`, so a
+write through either is seen by the next read through the other.
+"""
+
+from __future__ import annotations
+
+from ambidex.backends.sqlite.database import Database
+from ambidex.backends.sqlite.driver import AsyncSqliteLeaf, BlockingSqliteLeaf
+from ambidex.core.ports import Capability
+from ambidex.settings import BackendUrl, Settings
+
+__all__ = ["SqliteBackend"]
+
+
+class SqliteBackend:
+    """Implements :class:`ambidex.core.ports.Backend`."""
+
+    name = "sqlite"
+    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS})
+
+    def __init__(self, url: BackendUrl, settings: Settings) -> None:
+        database = Database(url, settings)
+        self.blocking = BlockingSqliteLeaf(database)
+        self.aio = AsyncSqliteLeaf(database)

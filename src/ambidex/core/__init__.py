@@ -1,0 +1,1 @@
+"""The pure centre of the package: mechanism, ports, values, keys and queries; no I/O and no driver."""

@@ -1,0 +1,367 @@
+"""Values and models to stored form and back; every store that keeps values uses this one codec.
+
+The invariant: what :func:`encode` accepts, :func:`decode` gives back equal and of the same type, on every backend;
+anything that some backend could not return unchanged is refused here, before any I/O. Integers are stored as integers
+(so that servers can count with them), everything else as bytes: one byte of format version, then MessagePack
+(https://msgpack.org) in which types that MessagePack lacks are extensions. Nothing is ever unpickled.
+
+Models (dataclasses, msgspec Structs, attrs and pydantic classes) are stored as the data of their fields.
+``decode(stored)`` gives that data, ``decode(stored, Model)`` the validated model: a class name read from storage never
+decides what code runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, TypeVar, cast, overload
+from uuid import UUID
+
+import msgspec
+
+from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
+
+__all__ = ["DEFAULT_MAX_BYTES", "FORMAT", "Stored", "decode", "encode", "to_plain"]
+
+Stored = bytes | int
+"""What a port keeps: an integer, or bytes whose first byte is the format version."""
+
+T = TypeVar("T")
+
+FORMAT: Final = 1
+DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
+
+_VERSION = bytes([FORMAT])
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+_MAX_DEPTH = 200
+
+# Extension codes are part of the stored format: never reuse one.
+_DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _TUPLE, _SET, _FROZENSET = range(1, 10)
+
+_ATOMS: Final = frozenset((bool, type(None)))  # nothing about them can be wrong
+_pack = msgspec.msgpack.Encoder().encode
+_DELTA = struct.Struct(">qii")
+
+
+class _Bad(Exception):
+    """Carries the path to an unsupported part while the walk unwinds."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: list[str] = []
+
+
+def encode(value: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> Stored:
+    """Return the stored form of a value.
+
+    Args:
+        value: JSON-shaped data (None, bool, int, float, str, list, dict with text keys), bytes, tuple, set, frozenset,
+            aware datetime, date, time, timedelta, Decimal, UUID, or a model; nested as you like, 200 levels deep.
+        max_bytes: the size limit of the result.
+
+    Raises:
+        UnsupportedValue: some part would not come back the same from every backend; the message names the part.
+        ValueTooLarge: the result would be longer than ``max_bytes``.
+    """
+    if type(value) is int and _INT_MIN <= value <= _INT_MAX:
+        return value
+    try:
+        stored = _VERSION + _pack(_plain(value, 0, max_bytes))
+    except _Bad as bad:
+        raise UnsupportedValue(f"value{''.join(reversed(bad.path))}: {bad}") from None
+    except UnicodeEncodeError:
+        raise UnsupportedValue(
+            "the value contains text with a lone surrogate; decode it properly, or store bytes"
+        ) from None
+    if len(stored) > max_bytes:
+        raise _too_large(len(stored), max_bytes)
+    return stored
+
+
+def _too_large(size: int, limit: int) -> ValueTooLarge:
+    return ValueTooLarge(
+        f"the value takes {size:,} bytes, the limit is {limit:,}; "
+        "store it as a blob or raise max_value_bytes in the settings"
+    )
+
+
+@overload
+def decode(stored: Stored, model: None = None) -> Any: ...
+@overload
+def decode(stored: Stored, model: type[T]) -> T: ...
+def decode(stored: Stored, model: type[Any] | None = None) -> Any:
+    """Return the value behind a stored form; with ``model``, validated as that class.
+
+    Raises:
+        Corrupted: the bytes are not a stored value, or do not fit the model.
+    """
+    if type(stored) is int:
+        value: Any = stored
+    else:
+        data = cast("bytes", stored)
+        if data[:1] != _VERSION:
+            raise Corrupted(
+                f"a stored value has format {data[:1].hex() or 'empty'}, this version of ambidex reads {FORMAT:02x}"
+            )
+        try:
+            # a slice copies, a memoryview costs more than copying a short value
+            value = _unpack(data[1:] if len(data) < 4096 else memoryview(data)[1:])
+        except (msgspec.DecodeError, ValueError, ArithmeticError, UnicodeDecodeError, struct.error) as error:
+            raise Corrupted(f"a stored value cannot be decoded: {error}") from None
+    return value if model is None else _to_model(value, model)
+
+
+# The walk. It returns the same object when nothing needs an extension, so that plain data is not copied.
+
+
+def _plain(value: Any, depth: int, limit: int) -> Any:
+    handler = _HANDLERS.get(type(value))
+    if handler is not None:
+        return handler(value, depth, limit)
+    if depth > _MAX_DEPTH:
+        raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
+    return _plain(_fields(value), depth + 1, limit)
+
+
+def _same(value: Any, _depth: int, _limit: int) -> Any:
+    return value
+
+
+def _int(value: int, _depth: int, _limit: int) -> int:
+    if _INT_MIN <= value <= _INT_MAX:
+        return value
+    raise _Bad("the integer needs more than 64 bits; store it as text or Decimal")
+
+
+def _float(value: float, _depth: int, _limit: int) -> float:
+    if value - value != 0.0:
+        raise _Bad(f"{value} has no form in JSON and SQL; store None or text instead")
+    if value == 0.0 and math.copysign(1.0, value) < 0:
+        raise _Bad("-0.0 loses its sign on some backends; store 0.0")
+    return value
+
+
+def _str(value: str, _depth: int, limit: int) -> str:
+    if "\x00" in value:
+        raise _Bad("the text contains a NUL character, which PostgreSQL text cannot hold; store bytes instead")
+    if len(value) > limit:
+        raise _too_large(len(value), limit)
+    return value
+
+
+def _bytes(value: bytes, _depth: int, limit: int) -> bytes:
+    if len(value) > limit:
+        raise _too_large(len(value), limit)
+    return value
+
+
+def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
+    if depth >= _MAX_DEPTH:
+        raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
+    out: list[Any] | None = None
+    for index, item in enumerate(value):
+        if type(item) in _ATOMS:
+            continue
+        try:
+            plain = _plain(item, depth + 1, limit)
+        except _Bad as bad:
+            bad.path.append(f"[{index}]")
+            raise
+        if plain is not item:
+            if out is None:
+                out = list(value)
+            out[index] = plain
+    return value if out is None else out
+
+
+def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
+    if depth >= _MAX_DEPTH:
+        raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
+    out: dict[str, Any] | None = None
+    for key, item in value.items():
+        if type(key) is not str:
+            raise _Bad(f"the key {key!r} is {type(key).__name__}; JSON-shaped data has text keys only")
+        try:
+            if "\x00" in key:
+                _str(key, depth, limit)
+            kind = type(item)
+            if kind in _ATOMS or (kind is str and "\x00" not in item and len(item) <= limit):
+                continue
+            plain = _plain(item, depth + 1, limit)
+        except _Bad as bad:
+            bad.path.append(f"[{key!r}]")
+            raise
+        if plain is not item:
+            if out is None:
+                out = dict(value)
+            out[key] = plain
+    return value if out is None else out
+
+
+def _sequence(code: int, ordered: bool) -> Callable[[Any, int, int], msgspec.msgpack.Ext]:
+    def handler(value: Any, depth: int, limit: int) -> msgspec.msgpack.Ext:
+        items = [_pack(item) for item in _list(list(value), depth, limit)]
+        if not ordered:
+            items.sort()  # equal sets get equal bytes
+        return msgspec.msgpack.Ext(code, _pack([msgspec.Raw(item) for item in items]))
+
+    return handler
+
+
+def _datetime(value: datetime, _depth: int, _limit: int) -> msgspec.msgpack.Ext:
+    if value.utcoffset() is None:
+        raise _Bad(
+            f"the datetime {value.isoformat()} is naive; give it a time zone, e.g. value.replace(tzinfo=timezone.utc)"
+        )
+    return msgspec.msgpack.Ext(_DATETIME, value.isoformat().encode())
+
+
+def _time(value: time, _depth: int, _limit: int) -> msgspec.msgpack.Ext:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise _Bad("a time with a named zone has no fixed offset; store a datetime")
+    return msgspec.msgpack.Ext(_TIME, value.isoformat().encode())
+
+
+def _decimal(value: Decimal, _depth: int, _limit: int) -> msgspec.msgpack.Ext:
+    if not value.is_finite():
+        raise _Bad(f"Decimal('{value}') has no form in SQL; store None or text instead")
+    return msgspec.msgpack.Ext(_DECIMAL, str(value).encode())
+
+
+_HANDLERS: dict[type, Callable[[Any, int, int], Any]] = {
+    type(None): _same,
+    bool: _same,
+    int: _int,
+    float: _float,
+    str: _str,
+    bytes: _bytes,
+    list: _list,
+    dict: _dict,
+    tuple: _sequence(_TUPLE, ordered=True),
+    set: _sequence(_SET, ordered=False),
+    frozenset: _sequence(_FROZENSET, ordered=False),
+    datetime: _datetime,
+    date: lambda value, _depth, _limit: msgspec.msgpack.Ext(_DATE, value.isoformat().encode()),
+    time: _time,
+    timedelta: lambda v, _depth, _limit: msgspec.msgpack.Ext(
+        _TIMEDELTA, _DELTA.pack(v.days, v.seconds, v.microseconds)
+    ),
+    Decimal: _decimal,
+    UUID: lambda value, _depth, _limit: msgspec.msgpack.Ext(_UUID, value.bytes),
+}
+
+
+def _unpack_ext(code: int, data: memoryview) -> Any:
+    reader = _READERS.get(code)
+    if reader is None:
+        raise ValueError(f"unknown extension {code}; it was written by a newer version of ambidex")
+    return reader(bytes(data))
+
+
+def _read_timedelta(data: bytes) -> timedelta:
+    days, seconds, microseconds = _DELTA.unpack(data)
+    return timedelta(days, seconds, microseconds)
+
+
+_unpack = msgspec.msgpack.Decoder(ext_hook=_unpack_ext).decode
+
+_READERS: dict[int, Callable[[bytes], Any]] = {
+    _DATETIME: lambda data: datetime.fromisoformat(data.decode()),
+    _DATE: lambda data: date.fromisoformat(data.decode()),
+    _TIME: lambda data: time.fromisoformat(data.decode()),
+    _TIMEDELTA: _read_timedelta,
+    _DECIMAL: lambda data: Decimal(data.decode()),
+    _UUID: lambda data: UUID(bytes=data),
+    _TUPLE: lambda data: tuple(_unpack(data)),
+    _SET: lambda data: set(_unpack(data)),
+    _FROZENSET: lambda data: frozenset(_unpack(data)),
+}
+
+
+# Models.
+
+_NATIVE = (datetime, date, time, timedelta, Decimal, UUID, bytes)
+
+
+def is_model(cls: type) -> bool:
+    """Tell whether values of ``cls`` are stored as the data of their fields."""
+    return (
+        dataclasses.is_dataclass(cls)
+        or issubclass(cls, msgspec.Struct)
+        or hasattr(cls, "__attrs_attrs__")
+        or hasattr(cls, "__pydantic_core_schema__")
+    )
+
+
+def _fields(value: Any) -> Any:
+    """Return a model's data one level down, or refuse the value."""
+    cls = type(value)
+    if not is_model(cls):
+        raise _Bad(_why_not(value))
+    return to_plain(value)
+
+
+def _why_not(value: Any) -> str:
+    name = type(value).__name__
+    if isinstance(value, (str, int, float, bytes, list, dict, tuple, set)):
+        return f"{name} is a subclass of a built-in type and would come back as that type; convert it first"
+    if isinstance(value, (bytearray, memoryview)):
+        return f"{name} would come back as bytes; convert it with bytes()"
+    return (
+        f"values of type {name} cannot be stored; "
+        "use JSON-shaped data, bytes or a model (dataclass, Struct, attrs, pydantic)"
+    )
+
+
+def to_plain(model: Any) -> Any:
+    """Return a model's fields as plain data that keeps datetimes, Decimals, UUIDs and bytes.
+
+    Raises:
+        UnsupportedValue: a field's type has no plain form.
+    """
+    dump = getattr(model, "model_dump", None)
+    if dump is not None and hasattr(type(model), "__pydantic_core_schema__"):
+        return _enum_values(dump(mode="python"))
+    try:
+        return msgspec.to_builtins(model, builtin_types=_NATIVE, enc_hook=_nested)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnsupportedValue(f"{type(model).__name__}: {error}") from None
+
+
+def _nested(value: Any) -> Any:
+    """Let a pydantic model stand inside a dataclass or Struct."""
+    if is_model(type(value)):
+        return to_plain(value)
+    raise TypeError(_why_not(value))
+
+
+def _enum_values(value: Any) -> Any:
+    """Replace enum members, which pydantic keeps in Python mode, by their values."""
+    import enum
+
+    if isinstance(value, enum.Enum):
+        return value.value
+    if type(value) is dict:
+        return {key: _enum_values(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_enum_values(item) for item in value]
+    return value
+
+
+def _to_model(value: Any, model: type[Any]) -> Any:
+    validate = getattr(model, "model_validate", None)
+    try:
+        if validate is not None:
+            return validate(value, by_name=True)
+        return msgspec.convert(value, type=model, dec_hook=_convert)
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise Corrupted(f"a stored value does not fit {getattr(model, '__name__', model)}: {error}") from None
+
+
+def _convert(kind: type[Any], value: Any) -> Any:
+    """Validate a pydantic model that stands inside a dataclass or Struct."""
+    return value if isinstance(value, kind) else _to_model(value, kind)

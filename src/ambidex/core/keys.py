@@ -1,0 +1,83 @@
+"""Key text: how tenant, namespace and key become one string that every backend can hold; stores call this.
+
+The invariant: :func:`encode` is injective. Each part is escaped so that only ``A-Z a-z 0-9 _ -`` and ``%XX`` remain,
+and parts are joined by ``:``, which no part can contain; so no key, namespace or tenant can be written that reads as
+another. A prefix of a part's text is a prefix of its escaped text, which makes prefix scans possible.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ambidex.errors import InvalidKey
+
+__all__ = ["MAX_KEY_BYTES", "decode", "encode", "escape", "prefix_of", "unescape"]
+
+MAX_KEY_BYTES = 2_000
+"""The longest escaped key in bytes: PostgreSQL's index rows end at about 2,700."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})*\Z")
+
+
+def _hex(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8"))
+
+
+@lru_cache(maxsize=8192)
+def escape(part: str) -> str:
+    """Return one key part with everything outside ``[A-Za-z0-9_-]`` written as ``%XX`` of its UTF-8 bytes.
+
+    Raises:
+        InvalidKey: the part is no text, holds NUL or a lone surrogate, or is too long.
+    """
+    if not isinstance(part, str):
+        raise InvalidKey(f"a key must be text, not {type(part).__name__}; convert it with str() or an explicit format")
+    if "\x00" in part:
+        raise InvalidKey(f"the key {part[:40]!r} contains a NUL character, which PostgreSQL cannot hold; remove it")
+    try:
+        escaped = _UNSAFE.sub(_hex, part)
+    except UnicodeEncodeError:
+        raise InvalidKey(
+            f"the key {part[:40]!r} contains a lone surrogate, which is not text; decode it properly first"
+        ) from None
+    if len(escaped) > MAX_KEY_BYTES:
+        raise InvalidKey(
+            f"the key {part[:40]!r}… takes {len(escaped)} bytes when escaped, "
+            f"the limit is {MAX_KEY_BYTES}; use a hash of it as the key"
+        )
+    return escaped
+
+
+def unescape(text: str) -> str:
+    """Undo :func:`escape`.
+
+    Raises:
+        InvalidKey: the text was not written by :func:`escape`.
+    """
+    if not _TOKEN.match(text):
+        raise InvalidKey(f"{text[:60]!r} is not an escaped key part")
+    try:
+        return _ESCAPED.sub(lambda match: bytes.fromhex(match.group().replace("%", "")).decode("utf-8"), text)
+    except UnicodeDecodeError:
+        raise InvalidKey(f"{text[:60]!r} is not an escaped key part") from None
+
+
+def encode(*parts: str) -> str:
+    """Join parts into one key; the number of parts is recoverable, so keys of different depth never collide."""
+    try:
+        return ":".join(map(escape, parts))
+    except TypeError:  # an unhashable part never reaches escape's own check
+        raise InvalidKey("a key must be text; convert it with str() or an explicit format") from None
+
+
+def decode(key: str) -> tuple[str, ...]:
+    """Undo :func:`encode`."""
+    return tuple(map(unescape, key.split(":")))
+
+
+def prefix_of(*parts: str) -> str:
+    """Return the text with which every key starts that has these parts first and more after them."""
+    return encode(*parts) + ":"

@@ -1,0 +1,304 @@
+"""What a backend must offer.
+
+One small Protocol a capability. Stores call ports, backends implement them, nobody else does.
+
+The invariant: a port is written once as ``async def`` and exists in two colours. The blocking colour never suspends
+(it may be driven by ``send(None)``); the asynchronous colour never blocks the loop for longer than a bounded inline
+read. Keys arrive escaped (:mod:`ambidex.core.keys`) and values in stored form (:mod:`ambidex.core.codec`); a port
+neither builds nor reads either. Driver exceptions are translated before they leave a port.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ambidex.core.codec import Stored
+from ambidex.core.query import Condition
+
+__all__ = [
+    "Backend",
+    "Capability",
+    "Entry",
+    "Event",
+    "Hit",
+    "IndexItem",
+    "KeyValuePort",
+    "Leaf",
+    "LogPort",
+    "Put",
+    "SearchPort",
+    "SearchQuery",
+    "When",
+]
+
+
+class Capability(enum.StrEnum):
+    """What a backend may be able to do.
+
+    Ask before use (:func:`ambidex.storage` raises CapabilityMissing with the reason).
+    """
+
+    KV = "kv"
+    RECORDS = "records"
+    LOG = "log"
+    SEARCH = "search"
+    BLOBS = "blobs"
+    LOCKS = "locks"
+    TRANSACTIONS = "transactions"
+
+
+class When(enum.StrEnum):
+    """On which state of the key a write takes effect."""
+
+    ALWAYS = "always"
+    ABSENT = "absent"
+    PRESENT = "present"
+
+
+class Entry(NamedTuple):
+    """A stored value with what is known of it."""
+
+    value: Stored
+    version: int
+    """Changes with every write of this key and is never used twice for it; above 0."""
+    ttl_ms: int | None
+    """Milliseconds until it expires, or None."""
+
+
+class Put(NamedTuple):
+    """One value to be written by ``put_many``."""
+
+    key: str
+    value: Stored
+
+
+class KeyValuePort(Protocol):
+    """Values by key. Expired entries are absent in every method, by the server's clock."""
+
+    async def get(self, key: str) -> Stored | None:
+        """Return the value, or None."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
+        """Return the values in the order of the keys (which may repeat)."""
+        ...
+
+    async def entry(self, key: str) -> Entry | None:
+        """Return the value with its version and remaining time, or None."""
+        ...
+
+    async def put(self, key: str, value: Stored, ttl_ms: int | None, when: When) -> bool:
+        """Write one value; False where ``when`` did not hold."""
+        ...
+
+    async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> None:
+        """Write all (the last of equal keys wins), in one atomic step where the backend can."""
+        ...
+
+    async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
+        """Write if the key's version is ``version`` (0: if absent); return the new version or None."""
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> int:
+        """Delete the keys and return how many existed."""
+        ...
+
+    async def touch(self, key: str, ttl_ms: int | None) -> bool:
+        """Give a key a new time to live (None: for ever); False where it is absent."""
+        ...
+
+    async def incr(self, key: str, by: int, ttl_ms: int | None) -> int:
+        """Add to an integer (an absent one is 0) atomically and return it; ``ttl_ms`` counts only for a new one.
+
+        Raises:
+            UnsupportedValue: the value is no integer, or the sum would leave 64 bits; it is unchanged.
+        """
+        ...
+
+    async def scan(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Return up to about ``limit`` keys that start with ``prefix`` and the token of the next page (None: no more).
+
+        A key that exists during the whole scan is returned exactly once; the order is the backend's own.
+        """
+        ...
+
+
+class Event(NamedTuple):
+    """One entry of a log."""
+
+    seq: int
+    """Its place: above 0, growing, never used twice in one stream."""
+    data: bytes
+
+
+class LogPort(Protocol):
+    """Append-only streams."""
+
+    async def append(self, stream: str, entries: Sequence[bytes], ttl_ms: int | None) -> list[int]:
+        """Add entries at the end in one atomic step and return their places.
+
+        ``ttl_ms`` is for the whole stream; None leaves its time to live unchanged.
+        """
+        ...
+
+    async def tail(self, stream: str, count: int) -> list[Event]:
+        """Return the last ``count`` entries, oldest first; the cost does not depend on the stream's length."""
+        ...
+
+    async def range(self, stream: str, after: int, limit: int) -> list[Event]:
+        """Return up to ``limit`` entries behind place ``after``, oldest first."""
+        ...
+
+    async def trim(self, stream: str, keep: int) -> int:
+        """Keep the last ``keep`` entries; return how many were dropped."""
+        ...
+
+    async def length(self, stream: str) -> int:
+        """Return the number of entries kept."""
+        ...
+
+    async def expire(self, stream: str, ttl_ms: int | None) -> bool:
+        """Give the whole stream a new time to live; False where it does not exist."""
+        ...
+
+    async def drop(self, stream: str) -> bool:
+        """Delete the stream; True where it existed."""
+        ...
+
+    async def streams(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Return stream names by prefix, paged as ``KeyValuePort.scan``."""
+        ...
+
+
+class IndexItem(NamedTuple):
+    """One text to be found again."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    vector: Sequence[float] | None = None
+
+
+class SearchQuery(NamedTuple):
+    """What to look for. Either part may be missing; with both, the scores are fused."""
+
+    text: str
+    vector: Sequence[float] | None = None
+    top_k: int = 10
+    filters: Sequence[Condition] = ()
+    vector_weight: float = 0.3
+    """The weight of the normalised vector score against the normalised text score's ``1 - vector_weight``."""
+    depth: int = 200
+    """How many candidates each part contributes before fusion."""
+
+
+class Hit(NamedTuple):
+    """One result; a higher score is better, and scores compare only within one query."""
+
+    id: str
+    score: float
+    title: str
+    text: str
+    metadata: dict[str, Any]
+
+
+class SearchPort(Protocol):
+    """Full text and vectors, by namespace."""
+
+    async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
+        """Add or replace items by id in one atomic step."""
+        ...
+
+    async def query(self, namespace: str, query: SearchQuery) -> list[Hit]:
+        """Return the best ``top_k`` among the items that meet the filters, best first."""
+        ...
+
+    async def fetch(self, namespace: str, ids: Sequence[str]) -> list[IndexItem]:
+        """Return those of the items that exist."""
+        ...
+
+    async def remove(self, namespace: str, ids: Sequence[str]) -> int:
+        """Delete by id; return how many existed."""
+        ...
+
+    async def reset(self, namespace: str) -> int:
+        """Delete the whole namespace; return how many items it held."""
+        ...
+
+    async def count(self, namespace: str) -> int:
+        """Return the number of items."""
+        ...
+
+
+@runtime_checkable
+class Leaf(Protocol):
+    """One colour of one backend: its ports, and the life of its connections.
+
+    Ports open what they need at first use; ``open`` only does it early, so that errors show early.
+    """
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything this colour holds, in every thread and loop of this process; usable again afterwards."""
+        ...
+
+    async def ping(self) -> None:
+        """Make one real round trip; raise what is wrong."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Run what this task or thread does through these ports as one atomic unit.
+
+        Raises:
+            CapabilityMissing: the backend has no transactions.
+        """
+        ...
+
+    @property
+    def kv(self) -> KeyValuePort:
+        """Values by key."""
+        ...
+
+    @property
+    def log(self) -> LogPort:
+        """Append-only streams."""
+        ...
+
+    @property
+    def search(self) -> SearchPort:
+        """Full text and vectors."""
+        ...
+
+
+class Backend(Protocol):
+    """What :mod:`ambidex.storage` makes of a URL: both colours over the same data.
+
+    A class registers under its URL schemes in ``ambidex.storage``; a third party's is passed to ``register_backend``.
+    """
+
+    @property
+    def name(self) -> str:
+        """A short word for messages and health reports, e.g. "sqlite"."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The ports that it has."""
+        ...
+
+    @property
+    def blocking(self) -> Leaf:
+        """The colour that never suspends."""
+        ...
+
+    @property
+    def aio(self) -> Leaf:
+        """The colour for event loops."""
+        ...

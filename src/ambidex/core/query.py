@@ -1,0 +1,94 @@
+"""Conditions as data: how a filter is described before any backend turns it into SQL, a set lookup or a loop.
+
+Stores build :class:`Condition` values from keyword filters, backends translate them. The invariant: a field name comes
+from the caller's declared fields and is checked here, a value is only ever bound; no text of a query is made from
+either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ambidex.errors import InvalidQuery
+
+__all__ = ["OPERATORS", "Condition", "matches", "parse_filters"]
+
+
+class Condition(NamedTuple):
+    """``field`` compared with ``value`` by the operator named ``op``."""
+
+    field: str
+    op: str
+    value: Any
+
+
+def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def check(have: Any, want: Any) -> bool:
+        if have is None or want is None:
+            return False
+        if isinstance(have, str) is not isinstance(want, str):
+            return False
+        return test(have, want)
+
+    return check
+
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "eq": lambda have, want: bool(have == want),
+    "ne": lambda have, want: bool(have != want),
+    "gt": _ordered(lambda have, want: bool(have > want)),
+    "ge": _ordered(lambda have, want: bool(have >= want)),
+    "lt": _ordered(lambda have, want: bool(have < want)),
+    "le": _ordered(lambda have, want: bool(have <= want)),
+    "in": lambda have, want: have in want,
+    "not_in": lambda have, want: have not in want,
+    "contains": lambda have, want: have is not None and want in have,
+    "startswith": lambda have, want: isinstance(have, str) and have.startswith(want),
+    "is_null": lambda have, want: (have is None) is bool(want),
+}
+"""What each operator means; backends that compile it to something else must agree with this table."""
+
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+
+
+def parse_filters(filters: Mapping[str, Any], fields: Iterable[str] | None = None) -> list[Condition]:
+    """Turn ``{"age__ge": 18, "city": "Paris"}`` into conditions.
+
+    Args:
+        filters: field names with an optional ``__operator`` suffix; without one the operator is ``eq``.
+        fields: the names that exist; None where any well-formed name may (free metadata).
+
+    Raises:
+        InvalidQuery: an unknown field or operator, or a value that the operator cannot take.
+    """
+    known = None if fields is None else frozenset(fields)
+    return [_condition(name, value, known) for name, value in filters.items()]
+
+
+def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition:
+    field, separator, op = name.rpartition("__")
+    if not separator or not field:
+        field, op = name, "eq"
+    elif op not in OPERATORS:
+        if known is not None and name in known:
+            field, op = name, "eq"
+        else:
+            raise InvalidQuery(f"unknown operator {op!r} in the filter {name!r}; there are: {', '.join(OPERATORS)}")
+    if known is not None and field not in known:
+        raise InvalidQuery(f"unknown field {field!r} in a filter; there are: {', '.join(sorted(known))}")
+    if not _FIELD.match(field):
+        raise InvalidQuery(f"{field!r} is not a field name")
+    if op in ("in", "not_in"):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            raise InvalidQuery(f"the filter {name!r} needs a list of values, not {type(value).__name__}")
+        value = list(value)
+    if op == "startswith" and not isinstance(value, str):
+        raise InvalidQuery(f"the filter {name!r} needs text, not {type(value).__name__}")
+    return Condition(field, op, value)
+
+
+def matches(conditions: Iterable[Condition], record: Mapping[str, Any]) -> bool:
+    """Tell whether a record meets every condition; the reference for all backends."""
+    return all(OPERATORS[op](record.get(field), value) for field, op, value in conditions)

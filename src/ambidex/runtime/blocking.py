@@ -1,0 +1,94 @@
+"""The runtime of synchronous callers: everything happens on the calling thread.
+
+The invariant: no method here ever suspends, so any coroutine that uses only this runtime and blocking leaf drivers can
+be driven by ``send(None)``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+__all__ = ["BlockingRuntime"]
+
+T = TypeVar("T")
+
+
+class _Flight:
+    """One call in progress and the threads that wait for it."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.owner = threading.get_ident()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class BlockingRuntime:
+    """Implements :class:`ambidex.core.runtime.Runtime` for synchronous code. Thread-safe."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._flights: dict[Hashable, _Flight] = {}
+
+    async def sleep(self, seconds: float) -> None:
+        """Block this thread."""
+        time.sleep(seconds)
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """Return a lock that blocks the waiting thread."""
+        return _ThreadLock()
+
+    async def gather(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """Run the calls one after another."""
+        return [await call() for call in calls]
+
+    async def single_flight(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
+        """Let one thread run ``call``; threads that come meanwhile wait for its outcome.
+
+        A thread that asks again for a key it is already computing runs the call itself instead of waiting for itself.
+        """
+        with self._guard:
+            flight = self._flights.get(key)
+            mine = flight is None
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+        if not mine:
+            if flight.owner == threading.get_ident():
+                return await call()
+            flight.done.wait()
+            if flight.error is None:
+                return flight.result  # type: ignore[no-any-return]  # flights of all types share one table
+            if isinstance(flight.error, Exception):
+                raise flight.error
+            return await self.single_flight(key, call)  # the runner was interrupted, not refused: run it here
+        try:
+            flight.result = await call()
+        except BaseException as error:
+            flight.error = error
+            raise
+        finally:
+            with self._guard:
+                del self._flights[key]
+            flight.done.set()
+        return flight.result  # type: ignore[no-any-return]
+
+    async def offload(self, call: Callable[[], T]) -> T:
+        """Run the function here: the caller is blocking anyway."""
+        return call()
+
+
+class _ThreadLock:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._lock.release()

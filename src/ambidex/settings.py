@@ -1,0 +1,262 @@
+"""Frozen settings from a URL, keyword overrides, the environment or TOML text; ``ambidex.storage`` is built from one.
+
+The invariant: nothing here does I/O, opens anything or imports a driver, and no secret appears in a ``repr``. A
+setting that cannot work is refused here, with its name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from ambidex.errors import ConfigurationError, redact
+
+__all__ = ["OVERRIDES", "SCHEMES", "BackendUrl", "Settings", "default_url"]
+
+OVERRIDES = ("records", "search", "blobs", "log", "locks")
+"""The capabilities that a keyword of ``UnifiedStorage`` can place on another backend."""
+
+SCHEMES: Mapping[str, str] = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+    "valkeys": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "s3": "objects",
+    "file": "objects",
+}
+"""URL scheme to the name of the backend's folder."""
+
+_EXTRAS = {"postgres": "postgres", "redis": "redis", "objects": "objects"}
+_SUFFIXED = {"postgresql", "postgres", "sqlite"}  # SQLAlchemy writes the driver behind a plus sign
+_COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout")
+
+Durability = Literal["durable", "relaxed"]
+
+
+class BackendUrl(NamedTuple):
+    """A parsed URL: which backend, where, and its own options."""
+
+    backend: str
+    scheme: str
+    url: str
+    """The URL without ambidex's own options, as the driver wants it; may hold a password."""
+    path: str
+    """The decoded path, for file backends."""
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"BackendUrl({self.display})"
+
+    @property
+    def display(self) -> str:
+        """The URL without secrets."""
+        return redact(self.url)
+
+
+class Settings:
+    """Everything that can be chosen, checked and frozen.
+
+    Args:
+        url: where the data lives; None means ``AMBIDEX_URL`` or the embedded default.
+        timeout: seconds that a call may take in all, retries included.
+        durability: "durable" (an acknowledged write survives a power cut) or "relaxed" (it survives a crash of the
+            process).
+        max_value_bytes: the largest stored value.
+        lease_timeout: seconds that a transaction may hold the writer.
+        **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
+
+    Raises:
+        ConfigurationError: a URL, option or value that cannot work; the message names it.
+    """
+
+    __slots__ = ("durability", "lease_timeout", "max_value_bytes", "overrides", "timeout", "url")
+
+    url: BackendUrl
+    overrides: Mapping[str, BackendUrl]
+    timeout: float
+    durability: Durability
+    max_value_bytes: int
+    lease_timeout: float
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float | None = None,
+        durability: Durability | None = None,
+        max_value_bytes: int | None = None,
+        lease_timeout: float | None = None,
+        environ: Mapping[str, str] | None = None,
+        **overrides: str | None,
+    ) -> None:
+        env = os.environ if environ is None else environ
+        parsed, own = parse_url(default_url(env) if url is None else url)
+
+        def pick(name: str, given: Any, default: Any) -> Any:
+            for value in (given, own.get(name), env.get(f"AMBIDEX_{name.upper()}")):
+                if value is not None:
+                    return value
+            return default
+
+        put = object.__setattr__
+        put(self, "url", parsed)
+        put(self, "timeout", _number("timeout", pick("timeout", timeout, 30.0), 0.001, 86_400))
+        put(self, "lease_timeout", _number("lease_timeout", pick("lease_timeout", lease_timeout, 10.0), 0.001, 86_400))
+        put(
+            self, "durability", _choice("durability", pick("durability", durability, "durable"), ("durable", "relaxed"))
+        )
+        size = _number(
+            "max_value_bytes", pick("max_value_bytes", max_value_bytes, 64 * 1024 * 1024), 1, 512 * 1024 * 1024
+        )
+        put(self, "max_value_bytes", int(size))
+        put(self, "overrides", _parse_overrides(overrides))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Settings:
+        """Read settings from the ``[ambidex]`` table of TOML text (keys as the arguments of this class)."""
+        import tomllib
+
+        try:
+            table = tomllib.loads(text).get("ambidex", {})
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"the settings are not TOML: {error}") from None
+        unknown = set(table) - {"url", *_COMMON, *OVERRIDES}
+        if unknown:
+            raise ConfigurationError(f"unknown setting {min(unknown)!r} in [ambidex]")
+        return cls(table.pop("url", None), **table)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are frozen; make new ones to change {name!r}")
+
+    def __repr__(self) -> str:
+        places = "".join(f", {name}={place.display!r}" for name, place in self.overrides.items())
+        return f"Settings({self.url.display!r}{places}, timeout={self.timeout}, durability={self.durability!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, ({name: getattr(self, name) for name in self.__slots__},)
+
+
+def _restore(values: dict[str, Any]) -> Settings:
+    settings = object.__new__(Settings)
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+    return settings
+
+
+def _parse_overrides(overrides: Mapping[str, str | None]) -> dict[str, BackendUrl]:
+    places: dict[str, BackendUrl] = {}
+    for name, place in overrides.items():
+        if name not in OVERRIDES:
+            raise ConfigurationError(
+                f"unknown setting {name!r}; a capability can be placed elsewhere by: {', '.join(OVERRIDES)}"
+            )
+        if place is not None:
+            places[name] = parse_url(place)[0]
+    return places
+
+
+def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
+    """Split a URL into the backend's part and ambidex's own options (``?timeout=5&durability=relaxed``).
+
+    Raises:
+        ConfigurationError: no URL, an unknown scheme, or a missing path; the message shows a URL that works.
+    """
+    if "://" not in str(url):
+        raise ConfigurationError(
+            f"{redact(str(url))!r} is not a storage URL; one looks like sqlite:///data.db or redis://localhost:6379/0"
+        )
+    if "\x00" in url:
+        raise ConfigurationError("the storage URL contains a NUL character")
+    scheme, rest = url.split("://", 1)
+    scheme = scheme.lower()
+    base, plus, _driver = scheme.partition("+")
+    if plus and base in _SUFFIXED:
+        scheme = base
+    backend = SCHEMES.get(scheme) or _registered.get(scheme)
+    if backend is None:
+        known = ", ".join(sorted({*SCHEMES, *_registered}))
+        raise ConfigurationError(f"unknown scheme {scheme!r} in {redact(url)!r}; there are: {known}")
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        _port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"the storage URL {redact(url)!r} is malformed: {error}") from None
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    own = {name: value for name, value in query if name in _COMMON}
+    others = tuple((name, value) for name, value in query if name not in _COMMON)
+    path = unquote(parts.path)
+    if backend == "sqlite":
+        path = _sqlite_path(url, parts.netloc, path, others)
+    elif backend == "memory" and others:
+        raise ConfigurationError(f"unknown option {others[0][0]!r} in {redact(url)!r}")
+    clean = f"{scheme}://{parts.netloc}{parts.path}" + (f"?{urlencode(others)}" if others else "")
+    return BackendUrl(backend, scheme, clean, path, others), own
+
+
+def _sqlite_path(url: str, host: str, path: str, options: tuple[tuple[str, str], ...]) -> str:
+    if options:
+        raise ConfigurationError(f"unknown option {options[0][0]!r} in {url!r}; SQLite knows: {', '.join(_COMMON)}")
+    if host == ":memory:" or path in ("", "/", "/:memory:"):
+        if host not in ("", ":memory:"):
+            raise ConfigurationError(f"{url!r} has no path; write sqlite:///relative.db or sqlite:////absolute.db")
+        return ":memory:"
+    if host:
+        raise ConfigurationError(f"{url!r} names a host; write three slashes for a file: sqlite:///{host}{path}")
+    return path[1:]
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} must be a number, not {value!r}") from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise ConfigurationError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+    return number
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return str(value)
+
+
+_registered: dict[str, str] = {}
+
+
+def register_scheme(scheme: str, backend: str) -> None:
+    """Let URLs of ``scheme`` name the backend ``backend`` (for third-party backends)."""
+    _registered[scheme] = backend
+
+
+def extra_for(backend: str) -> str | None:
+    """Return the pip extra that brings a backend's driver, or None."""
+    return _EXTRAS.get(backend)
+
+
+def default_url(environ: Mapping[str, str]) -> str:
+    """Return ``AMBIDEX_URL``, else a SQLite file in the platform's folder for user data."""
+    url = environ.get("AMBIDEX_URL")
+    if url:
+        return url
+    home = os.path.expanduser("~")
+    if sys.platform == "win32":
+        base = environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
+    elif sys.platform == "darwin":
+        base = os.path.join(home, "Library", "Application Support")
+    else:
+        base = environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
+    return "sqlite:///" + os.path.join(base, "ambidex", "ambidex.db").replace(os.sep, "/").replace("%", "%25").replace(
+        "?", "%3F"
+    )

@@ -1,0 +1,507 @@
+"""The faces that applications hold.
+
+A URL becomes backends, backends become stores; nothing else in the package knows which backend is behind a port.
+
+``AsyncStorage`` and ``SyncStorage`` are the typed faces, ``UnifiedStorage`` the one that looks whether an event loop
+is running. The invariant: all faces of one object share its settings, backends and connections; making one opens
+nothing, and everything opens by itself at first use in either mode, after a close and after a fork.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ambidex.core.dual import Blocking, Detecting, Store, context, drive, operation
+from ambidex.core.ports import Backend, Capability, Hit, Leaf
+from ambidex.core.runtime import Runtime, deadline
+from ambidex.errors import AmbidexError, CapabilityMissing, ConfigurationError
+from ambidex.runtime.process import ForkLock
+from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
+from ambidex.stores.kv import TTL, BlockingKeyValue, DetectingKeyValue, KeyValue
+from ambidex.stores.log import BlockingLog, DetectingLog, Log
+from ambidex.stores.scope import Scope
+from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
+
+__all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
+
+_log = logging.getLogger("ambidex")
+_PROBE_SECONDS = 2.0
+
+_CLASSES = {
+    "memory": ("ambidex.backends.memory", "MemoryBackend"),
+    "sqlite": ("ambidex.backends.sqlite", "SqliteBackend"),
+    "redis": ("ambidex.backends.redis", "RedisBackend"),
+    "postgres": ("ambidex.backends.postgres", "PostgresBackend"),
+    "objects": ("ambidex.backends.objects", "ObjectsBackend"),
+}
+_third_party: dict[str, Callable[[BackendUrl, Settings], Backend]] = {}
+
+
+def register_backend(scheme: str, make: Callable[[BackendUrl, Settings], Backend]) -> None:
+    """Let URLs of a scheme open a third party's backend.
+
+    Args:
+        scheme: what stands before ``://``.
+        make: called with the parsed URL and the settings; returns the backend, opens nothing.
+    """
+    register_scheme(scheme, scheme)
+    _third_party[scheme] = make
+
+
+class _Core:
+    """What all faces of one storage object share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._backends: dict[BackendUrl, Backend] = {}
+        self._runtimes: dict[bool, Runtime] = {}
+        self._announced = False
+        self._guard = ForkLock()
+
+    def backend(self, capability: Capability) -> Backend:
+        """Return the backend that has been chosen for a capability."""
+        place = self.settings.overrides.get(str(capability), self.settings.url)
+        backend = self._backends.get(place)
+        if backend is None:
+            with self._guard:
+                backend = self._backends.get(place)
+                if backend is None:
+                    backend = self._backends[place] = _make_backend(place, self.settings)
+                self._announce()
+        if capability not in backend.capabilities:
+            raise CapabilityMissing(
+                f"the backend {backend.name!r} at {place.display!r} has no {capability}; "
+                f"it has {', '.join(sorted(backend.capabilities))}. "
+                f"Place {capability} elsewhere with a keyword, "
+                f"e.g. UnifiedStorage({place.display!r}, {capability}='sqlite:///data.db')"
+            )
+        return backend
+
+    def leaf(self, capability: Capability, blocking: bool) -> Leaf:
+        """Return a colour of the backend for a capability."""
+        backend = self.backend(capability)
+        return backend.blocking if blocking else backend.aio
+
+    def runtime(self, blocking: bool) -> Runtime:
+        """Return the services of a mode."""
+        runtime = self._runtimes.get(blocking)
+        if runtime is None:
+            name, cls = ("blocking", "BlockingRuntime") if blocking else ("aio", "AsyncRuntime")
+            made = getattr(importlib.import_module(f"ambidex.runtime.{name}"), cls)()
+            runtime = self._runtimes.setdefault(blocking, made)
+        return runtime
+
+    def configured(self) -> dict[Capability, Backend]:
+        """Return the capabilities that a backend stands behind."""
+        found: dict[Capability, Backend] = {}
+        for capability in Capability:
+            try:
+                found[capability] = self.backend(capability)
+            except CapabilityMissing:
+                continue
+        return found
+
+    def every_backend(self) -> list[Backend]:
+        """Return each configured backend once."""
+        return list({id(backend): backend for backend in self.configured().values()}.values())
+
+    def opened(self) -> list[Backend]:
+        """Return the backends that were made so far."""
+        return list(self._backends.values())
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            _log.info("UnifiedStorage initialized")
+
+
+def _make_backend(place: BackendUrl, settings: Settings) -> Backend:
+    make = _third_party.get(place.backend)
+    if make is not None:
+        return make(place, settings)
+    module, name = _CLASSES[place.backend]
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = extra_for(place.backend)
+        remedy = f"pip install 'ambidex[{extra}]'" if extra else "this version of ambidex does not have it"
+        raise ConfigurationError(
+            f"the backend for {place.scheme}:// needs the module {error.name!r}: {remedy}"
+        ) from None
+    backend: Backend = cls(place, settings)
+    return backend
+
+
+class StorageBackend(ABC):
+    """The smallest storage that older code asks for: four methods, each a value or an awaitable by context."""
+
+    @abstractmethod
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+
+    @abstractmethod
+    def set(self, key: str, value: Any, ttl: TTL | None = None) -> Any:
+        """Store a value."""
+
+    @abstractmethod
+    def delete(self, key: str) -> Any:
+        """Delete a key; true if it existed."""
+
+    @abstractmethod
+    def search(self, query: str, **kw: Any) -> Any:
+        """Return the best matches of a query."""
+
+
+class Face(Store):
+    """The flat methods that all faces have, written once over the rooms.
+
+    Subclasses say which mode their ports are of.
+    """
+
+    _is_blocking = False
+
+    def __init__(self, core: _Core, tenant: str = "") -> None:
+        self._core = core
+        self._tenant = tenant
+
+    def __repr__(self) -> str:
+        tenant = f", tenant={self._tenant!r}" if self._tenant else ""
+        return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
+
+    def _scope(self, capability: Capability) -> Scope:
+        core = self._core
+        scope = Scope(
+            core.leaf(capability, self._is_blocking),
+            core.runtime(self._is_blocking),
+            max_bytes=core.settings.max_value_bytes,
+        )
+        return scope.for_tenant(self._tenant) if self._tenant else scope
+
+    @functools.cached_property
+    def _kv(self) -> KeyValue:
+        return KeyValue(self._scope(Capability.KV))
+
+    @functools.cached_property
+    def _events(self) -> Log:
+        return Log(self._scope(Capability.LOG))
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        return Index(self._scope(Capability.SEARCH))
+
+    @operation
+    async def get(self, key: str) -> Any:
+        """Return the value of a key, or None. See :meth:`KeyValue.get`."""
+        return await self._kv.get(key)
+
+    @operation
+    async def set(self, key: str, value: Any, ttl: TTL | None = None) -> None:
+        """Store a value, for ``ttl`` seconds if given. See :meth:`KeyValue.set`."""
+        await self._kv.set(key, value, ttl)
+
+    @operation
+    async def delete(self, key: str) -> bool:
+        """Delete a key; True if it existed."""
+        return await self._kv.delete(key)
+
+    @operation
+    async def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 10,
+        namespace: str = "default",
+        filters: Mapping[str, Any] | None = None,
+        vector: Sequence[float] | None = None,
+        min_score: float = 0.0,
+    ) -> list[Hit]:
+        """Return the best matches of a query. See :meth:`ambidex.stores.search.Index.search`."""
+        return await self._index.search(
+            query, top_k=top_k, namespace=namespace, filters=filters, vector=vector, min_score=min_score
+        )
+
+    @operation
+    async def health_check(self) -> dict[str, bool]:
+        """Probe each configured capability's backend with a real round trip.
+
+        A server that is down or frozen gives False within two seconds.
+        """
+        configured = self._core.configured()
+        backends = list({id(backend): backend for backend in configured.values()}.values())
+        answers = await self._core.runtime(self._is_blocking).gather(
+            [functools.partial(self._probe, b) for b in backends]
+        )
+        well = {id(backend): answer for backend, answer in zip(backends, answers, strict=True)}
+        return {str(capability): well[id(backend)] for capability, backend in configured.items()}
+
+    async def _probe(self, backend: Backend) -> bool:
+        try:
+            with deadline(_PROBE_SECONDS):
+                await (backend.blocking if self._is_blocking else backend.aio).ping()
+        except AmbidexError as error:
+            _log.warning("health check of %s failed: %s", backend.name, error)
+            return False
+        return True
+
+    @context
+    async def transaction(self) -> AsyncGenerator[None, None]:
+        """Make everything done inside on the main backend one atomic unit, seen by nobody else before its end.
+
+        An exception undoes it; inside another transaction it is a savepoint. Works with ``with`` and ``async with``.
+
+        Raises:
+            CapabilityMissing: the backend has no transactions.
+            Conflict: another writer was faster; run the unit again.
+            LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
+        """
+        leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
+        async with leaf.transaction():
+            yield
+
+
+class AsyncStorage(Face):
+    """The asynchronous face, fully typed.
+
+    Every operation is a coroutine function. Made by ``storage.aio`` or from a URL.
+
+    Args:
+        url: see :class:`UnifiedStorage`.
+        **settings: see :class:`ambidex.settings.Settings`.
+    """
+
+    def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
+        super().__init__(_core_of(url, settings), tenant)
+
+    @property
+    def kv(self) -> KeyValue:
+        """Values by key."""
+        return self._kv
+
+    @property
+    def events(self) -> Log:
+        """Append-only streams."""
+        return self._events
+
+    @property
+    def index(self) -> Index:
+        """Full text and vectors."""
+        return self._index
+
+    def tenant(self, name: str) -> AsyncStorage:
+        """Return the same face bound to a tenant: it sees that tenant's data and no other."""
+        return AsyncStorage(self._core, _tenant(self._tenant, name))
+
+    async def initialize(self) -> None:
+        """Connect now rather than at first use, so that errors show early."""
+        for backend in self._core.every_backend():
+            await backend.aio.open()
+
+    async def close(self) -> None:
+        """Release every connection, of both modes; the object opens again at its next use."""
+        for backend in self._core.opened():
+            await backend.aio.close()
+
+    async def __aenter__(self) -> Self:
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class SyncStorage(Blocking, Face):
+    """The synchronous face, fully typed: every operation returns its value. Made by ``storage.sync`` or from a URL.
+
+    Args:
+        url: see :class:`UnifiedStorage`.
+        **settings: see :class:`ambidex.settings.Settings`.
+    """
+
+    _is_blocking = True
+
+    def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
+        super().__init__(_core_of(url, settings), tenant)
+
+    @functools.cached_property
+    def kv(self) -> BlockingKeyValue:
+        """Values by key."""
+        return BlockingKeyValue(self._scope(Capability.KV))
+
+    @functools.cached_property
+    def events(self) -> BlockingLog:
+        """Append-only streams."""
+        return BlockingLog(self._scope(Capability.LOG))
+
+    @functools.cached_property
+    def index(self) -> BlockingIndex:
+        """Full text and vectors."""
+        return BlockingIndex(self._scope(Capability.SEARCH))
+
+    def tenant(self, name: str) -> SyncStorage:
+        """Return the same face bound to a tenant: it sees that tenant's data and no other."""
+        return SyncStorage(self._core, _tenant(self._tenant, name))
+
+    def initialize(self) -> None:
+        """Connect now rather than at first use, so that errors show early."""
+        for backend in self._core.every_backend():
+            drive(backend.blocking.open())
+
+    def close(self) -> None:
+        """Release every connection, of both modes; the object opens again at its next use."""
+        for backend in self._core.opened():
+            drive(backend.blocking.close())
+
+    def __enter__(self) -> Self:
+        self.initialize()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # the abstract search takes any keywords
+    """One object for both modes: its methods return values, or awaitables inside a running event loop.
+
+    ``storage.sync`` and ``storage.aio`` are the explicit, typed faces over the same connections; prefer them where the
+    mode is known. ``with storage`` gives the first, ``async with storage`` the second.
+
+    Args:
+        url: ``memory://``, ``sqlite:///path``, ``postgresql://…``, ``redis://…``; None: ``AMBIDEX_URL``, else an
+            embedded SQLite file in the
+            user's data folder. Options stand behind it: ``?timeout=5&durability=relaxed``.
+        settings: ready-made settings instead of a URL and keywords.
+        **options: the keywords of :class:`ambidex.settings.Settings`, among them a URL for a capability kept
+            elsewhere: ``search="sqlite:///i.db"``.
+
+    Raises:
+        ConfigurationError: the URL or an option cannot work.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None, **options: Any) -> None:
+        if settings is not None and (url is not None or options):
+            raise ConfigurationError("give UnifiedStorage either settings or a URL with options, not both")
+        self._core = _Core(Settings(url, **options) if settings is None else settings)
+        self._tenant = ""
+
+    @functools.cached_property
+    def sync(self) -> SyncStorage:
+        """The synchronous face."""
+        return SyncStorage(self._core, self._tenant)
+
+    @functools.cached_property
+    def aio(self) -> AsyncStorage:
+        """The asynchronous face."""
+        return AsyncStorage(self._core, self._tenant)
+
+    @property
+    def _sync(self) -> SyncStorage:
+        return self.sync
+
+    @property
+    def _aio(self) -> AsyncStorage:
+        return self.aio
+
+    @functools.cached_property
+    def kv(self) -> DetectingKeyValue:
+        """Values by key."""
+        return DetectingKeyValue(self.aio.kv, self.sync.kv)
+
+    @functools.cached_property
+    def events(self) -> DetectingLog:
+        """Append-only streams."""
+        return DetectingLog(self.aio.events, self.sync.events)
+
+    @functools.cached_property
+    def index(self) -> DetectingIndex:
+        """Full text and vectors."""
+        return DetectingIndex(self.aio.index, self.sync.index)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._core.settings
+
+    def tenant(self, name: str) -> UnifiedStorage:
+        """Return the same face bound to a tenant: it sees that tenant's data and no other."""
+        return _restore(self._core, _tenant(self._tenant, name))
+
+    def initialize(self) -> None:
+        """Connect now, blocking; the object is then usable from both modes.
+
+        Idempotent and thread-safe; runs by itself at first use.
+        """
+        self.sync.initialize()
+
+    async def initialize_async(self) -> None:
+        """Connect now, awaitable; the object is then usable from both modes.
+
+        Idempotent and thread-safe; runs by itself at first use.
+        """
+        await self.aio.initialize()
+
+    def close(self) -> None:
+        """Release every connection of both modes; the object opens again at its next use."""
+        self.sync.close()
+
+    async def close_async(self) -> None:
+        """Release every connection of both modes; the object opens again at its next use."""
+        await self.aio.close()
+
+    def __enter__(self) -> SyncStorage:
+        return self.sync.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> AsyncStorage:
+        return await self.aio.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close_async()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self._core.settings, self._tenant)
+
+    def __copy__(self) -> UnifiedStorage:
+        return _restore(self._core, self._tenant)
+
+
+def _restore(core: _Core, tenant: str) -> UnifiedStorage:
+    storage = UnifiedStorage.__new__(UnifiedStorage)
+    storage._core, storage._tenant = core, tenant
+    return storage
+
+
+def _unpickle(settings: Settings, tenant: str) -> UnifiedStorage:
+    return _restore(_Core(settings), tenant)
+
+
+def _core_of(url: str | _Core | None, options: Mapping[str, Any]) -> _Core:
+    return url if isinstance(url, _Core) else _Core(Settings(url, **options))
+
+
+def _tenant(bound: str, name: str) -> str:
+    from ambidex.core.keys import escape
+    from ambidex.errors import TenantMismatch
+
+    if not name or (bound and bound != name):
+        raise TenantMismatch(
+            f"cannot bind the tenant {name!r}"
+            + (f": this handle is bound to {bound!r}" if bound else ": it has no name")
+        )
+    escape(name)
+    return name

@@ -1,0 +1,54 @@
+"""What every store is bound to: the port, the runtime, the tenant and the limits; ``ambidex.storage`` makes these.
+
+The invariant: the tenant is the first part of every key that a store builds, and it comes from the bound handle only,
+never from an argument of a call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ambidex.core.codec import DEFAULT_MAX_BYTES
+from ambidex.core.keys import escape
+from ambidex.core.ports import Leaf
+from ambidex.core.runtime import Runtime
+from ambidex.errors import TenantMismatch
+
+__all__ = ["Scope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where a store keeps its data and what it runs on.
+
+    Attributes:
+        leaf: the backend's ports in the store's mode.
+        runtime: the services of that mode.
+        tenant: the bound tenant, or "" where data is not divided by tenant.
+        max_bytes: the largest stored value.
+    """
+
+    leaf: Leaf
+    runtime: Runtime
+    tenant: str = ""
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    def for_tenant(self, tenant: str) -> Scope:
+        """Return the same scope bound to a tenant.
+
+        Raises:
+            TenantMismatch: the name is empty, or the scope is bound to another tenant already.
+            InvalidKey: the name cannot be part of a key.
+        """
+        if not tenant:
+            raise TenantMismatch("a tenant's name must not be empty")
+        if self.tenant and self.tenant != tenant:
+            raise TenantMismatch(
+                f"this handle is bound to the tenant {self.tenant!r}; bind {tenant!r} from the storage itself"
+            )
+        escape(tenant)
+        return replace(self, tenant=tenant)
+
+    def prefix(self, room: str, *parts: str) -> str:
+        """Return the text with which this scope's keys of one room begin."""
+        return ":".join((room, escape(self.tenant), *map(escape, parts))) + ":"

@@ -1,0 +1,1 @@
+"""Loaded by pytest through its entry point."""

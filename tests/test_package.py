@@ -1,0 +1,18 @@
+"""The package as a whole: importing it is cheap and opens nothing, and its public names exist."""
+
+import subprocess
+import sys
+
+import ambidex
+
+
+def test_importing_loads_no_driver_and_no_event_loop() -> None:
+    code = "import sys, ambidex; print([m for m in ('apsw', 'redis', 'psycopg', 'obstore', 'asyncio') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists() -> None:
+    for name in ambidex.__all__:
+        if name != "unified_storage":
+            assert getattr(ambidex, name) is not None
