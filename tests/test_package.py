@@ -7,7 +7,8 @@ import ambidex
 
 
 def test_importing_loads_no_driver_and_no_event_loop() -> None:
-    code = "import sys, ambidex; print([m for m in ('apsw', 'redis', 'psycopg', 'obstore', 'asyncio') if m in sys.modules])"
+    drivers = ("apsw", "redis", "psycopg", "obstore", "asyncio")
+    code = f"import sys, ambidex; print([name for name in {drivers} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
