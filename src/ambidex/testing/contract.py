@@ -168,7 +168,8 @@ class Contract:
         storage = self.make_storage(tmp_path)
         try:
             declared = frozenset(storage._core.configured())
-            missing = getattr(request.function, _NEEDS, frozenset()) - declared
+            needed: frozenset[Capability] = getattr(request.function, _NEEDS, frozenset())
+            missing = needed - declared
             if missing:
                 pytest.skip(f"{storage!r} does not declare {', '.join(sorted(missing))}")
             yield storage
@@ -197,4 +198,6 @@ def _refuse_hidden_tests(cls: type) -> None:
             if name.startswith("test_"):
                 first = owners.setdefault(name, owner)
                 if not issubclass(first, owner):
-                    raise TypeError(f"{first.__qualname__}.{name} hides {owner.__qualname__}.{name} in {cls.__qualname__}")
+                    raise TypeError(
+                        f"{first.__qualname__}.{name} hides {owner.__qualname__}.{name} in {cls.__qualname__}"
+                    )

@@ -44,7 +44,18 @@ class ExpiryContract(Contract, needs=[Capability.KV]):
     async def test_expiry_is_seen_by_every_method(self, subject: Subject) -> None:
         """Each method meets a key that has expired and that nobody has read since."""
         kv = subject.kv
-        names = ("get", "many", "versioned", "exists", "ttl", "touch", "replace", "delete", "delete-many", "incr")
+        names: tuple[str, ...] = (
+            "get",
+            "many",
+            "versioned",
+            "exists",
+            "ttl",
+            "touch",
+            "replace",
+            "delete",
+            "delete-many",
+            "incr",
+        )
         names += ("add", "swap", "swap-old", "made", "scan")
         await kv.set("swap-old", 1)
         await kv.set_many(dict.fromkeys((*names, "probe"), 41), _SHORT)

@@ -72,7 +72,8 @@ class KeyValueContract(Contract, needs=[Capability.KV]):
     async def test_kv_exists(self, subject: Subject) -> None:
         """Also for values that are false."""
         assert not await subject.kv.exists("key")
-        for value in (None, 0, "", [], b""):
+        falsy: tuple[object, ...] = (None, 0, "", [], b"")
+        for value in falsy:
             await subject.kv.set("key", value)
             assert await subject.kv.exists("key")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ _VALUES = st.one_of(
     st.booleans(),
     _COUNTS,
     st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: str(number) != "-0.0"),
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=8),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8),
     st.binary(max_size=8),
     st.lists(st.integers(0, 5) | st.tuples(st.booleans()), max_size=3),
     st.dictionaries(st.sampled_from(("x", "y")), st.decimals(allow_nan=False, allow_infinity=False), max_size=2),
@@ -236,12 +236,16 @@ def compare(subject: Subject, examples: int, steps: int) -> None:
     )
     if subject.mode is Mode.BLOCKING:
         try:
-            run_state_machine_as_test(partial(StoreMachine, subject, drive), settings=chosen)
+            run_state_machine_as_test(
+                cast("type[StoreMachine]", partial(StoreMachine, subject, drive)), settings=chosen
+            )
         finally:
             subject.root.sync.close()
         return
     with asyncio.Runner() as runner:
         try:
-            run_state_machine_as_test(partial(StoreMachine, subject, runner.run), settings=chosen)
+            run_state_machine_as_test(
+                cast("type[StoreMachine]", partial(StoreMachine, subject, runner.run)), settings=chosen
+            )
         finally:
             runner.run(subject.root.aio.close())

@@ -31,7 +31,17 @@ _SYNTAX = (
     *('"', "'", '""', '"fox', 'fox"', "fox AND", "OR fox", "NOT fox", "fox NOT dog", "fox*", "^fox", "fox NEAR dog"),
     *("NEAR(fox dog)", "title:fox", "fox:dog", "{fox}", "(fox", "fox)", "fox + dog", "-fox", "fox -dog", "fox & dog"),
     *("fox | dog", "!fox", "fox <-> dog", "fox:*", "@fox", "~fox", "%fox%", "fox\\", "\\", "fox;--", "';DROP TABLE x"),
-    *("fox\x00dog", "\ud800 fox", "fox\n\n", "🦊 fox", "fox" + " x" * 5_000, "$fox", "[fox]", "fox?", "=>[KNN 1 @v $q]"),
+    *(
+        "fox\x00dog",
+        "\ud800 fox",
+        "fox\n\n",
+        "🦊 fox",
+        "fox" + " x" * 5_000,
+        "$fox",
+        "[fox]",
+        "fox?",
+        "=>[KNN 1 @v $q]",
+    ),
 )
 """Query syntax of FTS5, PostgreSQL and RediSearch, and worse; each is only words."""
 
@@ -261,7 +271,9 @@ class SearchContract(Contract, needs=[Capability.SEARCH]):
         """The nearest direction first, whatever the lengths; items without a vector or of another size are left out."""
         vectors = {"east": [10.0, 0.0], "north": [0.0, 0.1], "north-east": [1.0, 1.0], "west": [-1.0, 0.0]}
         items = [IndexItem(id_, "", "place", {}, vector) for id_, vector in vectors.items()]
-        await subject.index.add_many([*items, IndexItem("3d", "", "x", {}, [1.0, 0.0, 0.0]), IndexItem("no", "", "x", {})])
+        await subject.index.add_many(
+            [*items, IndexItem("3d", "", "x", {}, [1.0, 0.0, 0.0]), IndexItem("no", "", "x", {})]
+        )
         hits = await subject.index.search("", vector=[1.0, 0.1])
         assert [hit.id for hit in hits] == ["east", "north-east", "north", "west"]
         assert hits[0].score == pytest.approx(1.0)
@@ -273,11 +285,13 @@ class SearchContract(Contract, needs=[Capability.SEARCH]):
 
     async def test_search_by_both(self, subject: Subject) -> None:
         """Words and vector together find what either finds; what both favour is first."""
-        await subject.index.add_many([
-            IndexItem("both", "", "dog dog", {}, [1.0, 0.0]),
-            IndexItem("words", "", "a dog and much else besides", {}, [-1.0, 0.0]),
-            IndexItem("vector", "", "nothing", {}, [0.9, 0.1]),
-        ])
+        await subject.index.add_many(
+            [
+                IndexItem("both", "", "dog dog", {}, [1.0, 0.0]),
+                IndexItem("words", "", "a dog and much else besides", {}, [-1.0, 0.0]),
+                IndexItem("vector", "", "nothing", {}, [0.9, 0.1]),
+            ]
+        )
         hits = await subject.index.search("dog", vector=[1.0, 0.0])
         assert hits[0].id == "both"
         assert {hit.id for hit in hits} == {"both", "words", "vector"}

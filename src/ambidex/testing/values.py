@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -33,13 +34,31 @@ VALUES: tuple[Any, ...] = (
     *(b"", b"\x00\xff\x01", b"i5", bytes(range(256)), b"x" * 100_000, "é" * 50_000),
     *([], {}, [[], {}], {"": None}, {"a": {"b": [1, 2.5, None, True, "x", b"y"]}}, [1, "1", 1.0]),
     *({"é:%\n": 1, "a.b": 2, "$x": 3, "__type__": 4}, [[[[[[[[1]]]]]]]], list(range(1000))),
-    *((), (1, 2), (1, [2, (3, "x")]), {"t": (1,)}, set(), {1, 2, 3}, {"a", (1, 2), None}, frozenset({1}), {frozenset({2})}),
+    *(
+        (),
+        (1, 2),
+        (1, [2, (3, "x")]),
+        {"t": (1,)},
+        set(),
+        {1, 2, 3},
+        {"a", (1, 2), None},
+        frozenset({1}),
+        {frozenset({2})},
+    ),
     *(Decimal(0), Decimal("1.10"), Decimal("-1E+50"), Decimal("123456789012345678901234567890.123456789")),
     *(UUID(int=0), UUID("12345678-1234-5678-1234-567812345678")),
-    *(datetime(2024, 2, 29, 23, 59, 59, 999_999, UTC), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=_INDIA)),
+    *(
+        datetime(2024, 2, 29, 23, 59, 59, 999_999, UTC),
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=_INDIA),
+    ),
     *(datetime(1900, 1, 1, 12, tzinfo=_ODD), date(2024, 2, 29), time(1, 2, 3, 4), time(1, tzinfo=_INDIA)),
     *(timedelta(0), timedelta(-1, 5, 7), timedelta.max, timedelta.min),
-    {"deep": [{"when": datetime(2024, 1, 1, tzinfo=_INDIA), "cost": Decimal("9.99"), "ids": {UUID(int=1)}, "t": (b"",)}]},
+    {
+        "deep": [
+            {"when": datetime(2024, 1, 1, tzinfo=_INDIA), "cost": Decimal("9.99"), "ids": {UUID(int=1)}, "t": (b"",)}
+        ]
+    },
 )
 """Each comes back equal and of the same type from every backend."""
 
@@ -135,14 +154,14 @@ REFUSED: tuple[tuple[str, Any], ...] = (
 
 def same(left: Any, right: Any) -> bool:
     """Tell whether two values are equal in every part and of the same types (1, 1.0 and True are not the same)."""
-    if type(left) is not type(right) or left != right:
+    if type(left) is not type(right) or bool(left != right):
         return False
     if isinstance(left, dict):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):
         return all(map(same, left, right))
     if isinstance(left, datetime):
-        return left.utcoffset() == right.utcoffset()
+        return bool(left.utcoffset() == right.utcoffset())
     return str(left) == str(right) if isinstance(left, Decimal) else True
 
 
@@ -201,7 +220,11 @@ def _models() -> Iterator[Any]:
 
     inner = Inner(when=datetime(2024, 1, 1, tzinfo=_INDIA), price=Decimal("2.50"))
     yield inner
-    yield Outer(id=UUID(int=9), colour=_Colour.RED, inner=[inner], raw=b"\xff\x00", pair=(1, "x"), name="n")
+    yield Outer(id=UUID(int=9), colour=_Colour.RED, inner=[inner], raw=b"\xff\x00", pair=(1, "x"), outerName="n")
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 class ValuesContract(Contract, needs=[Capability.KV]):
@@ -222,7 +245,7 @@ class ValuesContract(Contract, needs=[Capability.KV]):
         assert all(same(found[key], value) for key, value in items.items())
         for number, value in enumerate(VALUES[:40]):
             assert await subject.kv.add(f"add{number}", value)
-            assert same(await subject.kv.get_or_set(f"made{number}", lambda value=value: value), value)
+            assert same(await subject.kv.get_or_set(f"made{number}", partial(_itself, value)), value)
             version = await subject.kv.compare_and_set(f"swap{number}", value, 0)
             entry = await subject.kv.get_versioned(f"swap{number}")
             assert entry is not None
