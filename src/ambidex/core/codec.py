@@ -110,7 +110,7 @@ def decode(stored: Stored, model: type[Any] | None = None) -> Any:
         try:
             # a slice copies, a memoryview costs more than copying a short value
             value = _unpack(data[1:] if len(data) < 4096 else memoryview(data)[1:])
-        except (msgspec.DecodeError, ValueError, ArithmeticError, UnicodeDecodeError, struct.error) as error:
+        except (msgspec.DecodeError, ValueError, TypeError, ArithmeticError, RecursionError, struct.error) as error:
             raise Corrupted(f"a stored value cannot be decoded: {error}") from None
     return value if model is None else _to_model(value, model)
 
@@ -204,12 +204,23 @@ def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
 
 def _sequence(code: int, ordered: bool) -> Callable[[Any, int, int], msgspec.msgpack.Ext]:
     def handler(value: Any, depth: int, limit: int) -> msgspec.msgpack.Ext:
+        if not ordered:
+            _check_members(value)
         items = [_pack(item) for item in _list(list(value), depth, limit)]
         if not ordered:
             items.sort()  # equal sets get equal bytes
         return msgspec.msgpack.Ext(code, _pack([msgspec.Raw(item) for item in items]))
 
     return handler
+
+
+def _check_members(value: Any) -> None:
+    """Refuse a set whose members would come back as something that no set can hold."""
+    for item in value:
+        if type(item) is tuple or type(item) is frozenset:
+            _check_members(item)
+        elif is_model(type(item)):
+            raise _Bad(f"a set cannot hold a {type(item).__name__}: it comes back as a dict; use a list or its key")
 
 
 def _datetime(value: datetime, _depth: int, _limit: int) -> msgspec.msgpack.Ext:
@@ -328,6 +339,8 @@ def to_plain(model: Any) -> Any:
         return _enum_values(dump(mode="python"))
     try:
         return msgspec.to_builtins(model, builtin_types=_NATIVE, enc_hook=_nested)
+    except RecursionError:
+        raise UnsupportedValue(f"{type(model).__name__}: nested too deep (or containing itself)") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise UnsupportedValue(f"{type(model).__name__}: {error}") from None
 

@@ -12,10 +12,12 @@ from functools import lru_cache
 
 from ambidex.errors import InvalidKey
 
-__all__ = ["MAX_KEY_BYTES", "decode", "encode", "escape", "prefix_of", "unescape"]
+__all__ = ["MAX_KEY_BYTES", "MAX_PREFIX_BYTES", "decode", "encode", "escape", "prefix_of", "unescape"]
 
 MAX_KEY_BYTES = 2_000
-"""The longest escaped key in bytes: PostgreSQL's index rows end at about 2,700."""
+"""The longest escaped key part in bytes."""
+MAX_PREFIX_BYTES = 600
+"""The longest tenant and namespace before a key, together and escaped: PostgreSQL's index rows end at about 2,700."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -26,13 +28,22 @@ def _hex(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8"))
 
 
-@lru_cache(maxsize=8192)
 def escape(part: str) -> str:
     """Return one key part with everything outside ``[A-Za-z0-9_-]`` written as ``%XX`` of its UTF-8 bytes.
 
     Raises:
         InvalidKey: the part is no text, holds NUL or a lone surrogate, or is too long.
     """
+    try:
+        return _escape(part)
+    except TypeError:  # unhashable, so it never reached the check below
+        raise InvalidKey(
+            f"a key must be text, not {type(part).__name__}; convert it with str() or an explicit format"
+        ) from None
+
+
+@lru_cache(maxsize=8192)
+def _escape(part: str) -> str:
     if not isinstance(part, str):
         raise InvalidKey(f"a key must be text, not {type(part).__name__}; convert it with str() or an explicit format")
     if "\x00" in part:
@@ -67,10 +78,7 @@ def unescape(text: str) -> str:
 
 def encode(*parts: str) -> str:
     """Join parts into one key; the number of parts is recoverable, so keys of different depth never collide."""
-    try:
-        return ":".join(map(escape, parts))
-    except TypeError:  # an unhashable part never reaches escape's own check
-        raise InvalidKey("a key must be text; convert it with str() or an explicit format") from None
+    return ":".join(map(escape, parts))
 
 
 def decode(key: str) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return check
 
 
+_HOLDERS = (str, list, tuple, set, frozenset)
+
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": lambda have, want: bool(have == want),
     "ne": lambda have, want: bool(have != want),
@@ -44,7 +46,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "le": _ordered(lambda have, want: bool(have <= want)),
     "in": lambda have, want: have in want,
     "not_in": lambda have, want: have not in want,
-    "contains": lambda have, want: have is not None and want in have,
+    "contains": lambda have, want: (
+        isinstance(have, _HOLDERS) and isinstance(have, str) <= isinstance(want, str) and want in have
+    ),
     "startswith": lambda have, want: isinstance(have, str) and have.startswith(want),
     "is_null": lambda have, want: (have is None) is bool(want),
 }
@@ -84,6 +88,8 @@ def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
             raise InvalidQuery(f"the filter {name!r} needs a list of values, not {type(value).__name__}")
         value = list(value)
+    if op == "is_null" and not isinstance(value, bool):
+        raise InvalidQuery(f"the filter {name!r} needs True or False, not {type(value).__name__}")
     if op == "startswith" and not isinstance(value, str):
         raise InvalidQuery(f"the filter {name!r} needs text, not {type(value).__name__}")
     return Condition(field, op, value)

@@ -81,7 +81,7 @@ class KeyValue(Store):
     @operation
     async def get_many(self, keys: Iterable[str], *, model: type[Any] | None = None) -> dict[str, Any]:
         """Return the values of those keys that exist, by key, in one round trip."""
-        wanted = list(dict.fromkeys(keys))
+        wanted = _unique(keys)
         if not wanted:
             return {}
         found = await self._port.get_many([self._prefix + escape(key) for key in wanted])
@@ -149,7 +149,7 @@ class KeyValue(Store):
     @operation
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys and return how many existed."""
-        wanted = [self._key(key) for key in dict.fromkeys(keys)]
+        wanted = [self._key(key) for key in _unique(keys)]
         return await self._port.delete_many(wanted) if wanted else 0
 
     @operation
@@ -278,6 +278,14 @@ class DetectingKeyValue(Detecting, KeyValue):
     def namespace(self, name: str) -> Self:
         """Return the same storage under a name of its own."""
         return type(self)(self._aio.namespace(name), self._sync.namespace(name))
+
+
+def _unique(keys: Iterable[str]) -> list[str]:
+    wanted = list(keys)
+    try:
+        return list(dict.fromkeys(wanted))
+    except TypeError:
+        raise InvalidKey("a key must be text; convert it with str() or an explicit format") from None
 
 
 def _join(outer: str, name: str) -> str:

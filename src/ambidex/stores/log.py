@@ -63,12 +63,12 @@ class Log(Store):
     @operation
     async def range(self, stream: str, after: int = 0, limit: int = 500) -> list[Record]:
         """Return up to ``limit`` entries behind the place ``after``, oldest first."""
-        return _records(await self._port.range(self._key(stream), after, _count(limit)))
+        return _records(await self._port.range(self._key(stream), _place(after), _count(limit)))
 
     @stream
     async def iterate(self, stream: str, after: int = 0, *, page: int = 500) -> AsyncGenerator[list[Record], None]:
         """Iterate the entries behind the place ``after`` that exist now, oldest first."""
-        key, size = self._key(stream), _count(page)
+        key, size, after = self._key(stream), _count(page), _place(after)
         while records := _records(await self._port.range(key, after, size)):
             yield records
             if len(records) < size:
@@ -78,7 +78,7 @@ class Log(Store):
     @stream
     async def follow(self, stream: str, after: int = 0, *, page: int = 500) -> AsyncGenerator[list[Record], None]:
         """Iterate the entries behind ``after``, then wait for new ones, without end; leave the loop to stop."""
-        key, size, pause = self._key(stream), _count(page), _FIRST_PAUSE
+        key, size, pause, after = self._key(stream), _count(page), _FIRST_PAUSE, _place(after)
         while True:
             records = _records(await self._port.range(key, after, size))
             if records:
@@ -91,7 +91,7 @@ class Log(Store):
     @operation
     async def trim(self, stream: str, keep: int) -> int:
         """Keep the last ``keep`` entries; return how many were dropped."""
-        if type(keep) is not int or keep < 0:
+        if type(keep) is not int or not 0 <= keep < 2**63:
             raise InvalidQuery(f"trim keeps a whole number of entries, not {keep!r}")
         return await self._port.trim(self._key(stream), keep)
 
@@ -152,6 +152,12 @@ def _value(data: bytes) -> Any:
 
 def _records(events: Iterable[Event]) -> list[Record]:
     return [Record(seq, _value(data)) for seq, data in events]
+
+
+def _place(after: int) -> int:
+    if type(after) is not int or not 0 <= after < 2**63:
+        raise InvalidQuery(f"a place is a whole number that append or a record gave, or 0, not {after!r}")
+    return after
 
 
 def _count(count: int) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ambidex.core.codec import DEFAULT_MAX_BYTES
-from ambidex.core.keys import escape
+from ambidex.core.keys import MAX_PREFIX_BYTES, escape
 from ambidex.core.ports import Leaf
 from ambidex.core.runtime import Runtime
-from ambidex.errors import TenantMismatch
+from ambidex.errors import InvalidKey, TenantMismatch
 
 __all__ = ["Scope"]
 
@@ -50,5 +50,15 @@ class Scope:
         return replace(self, tenant=tenant)
 
     def prefix(self, room: str, *parts: str) -> str:
-        """Return the text with which this scope's keys of one room begin."""
-        return ":".join((room, escape(self.tenant), *map(escape, parts))) + ":"
+        """Return the text with which this scope's keys of one room begin.
+
+        Raises:
+            InvalidKey: tenant and parts together leave no room for the longest key.
+        """
+        prefix = ":".join((room, escape(self.tenant), *map(escape, parts))) + ":"
+        if len(prefix) > MAX_PREFIX_BYTES:
+            raise InvalidKey(
+                f"the tenant and namespace {prefix[:60]!r}… take {len(prefix)} bytes when escaped, "
+                f"the limit is {MAX_PREFIX_BYTES}; use shorter names, or a hash of them"
+            )
+        return prefix

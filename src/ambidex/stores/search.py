@@ -12,8 +12,9 @@ from typing import Any
 
 from ambidex.core.codec import encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation
+from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem, SearchQuery
-from ambidex.core.query import parse_filters
+from ambidex.core.query import Condition, parse_filters
 from ambidex.errors import InvalidQuery, UnsupportedValue
 from ambidex.stores.scope import Scope
 
@@ -85,7 +86,7 @@ class Index(Store):
             raise InvalidQuery(f"a search query is text, not {type(query).__name__}")
         if type(top_k) is not int or not 1 <= top_k <= _MOST:
             raise InvalidQuery(f"top_k is 1 to {_MOST:,}, not {top_k!r}")
-        conditions = parse_filters(filters or {})
+        conditions = _conditions(filters or {})
         if not query.strip() and vector is None:
             return []
         wanted = SearchQuery(query, _vector(vector), top_k, conditions, depth=max(200, top_k))
@@ -94,12 +95,12 @@ class Index(Store):
     @operation
     async def fetch(self, ids: Iterable[str], *, namespace: str = "default") -> list[IndexItem]:
         """Return those of the items that exist, in the order of ``ids``."""
-        return await self._port.fetch(self._space(namespace), list(ids))
+        return await self._port.fetch(self._space(namespace), [_id(item) for item in ids])
 
     @operation
     async def remove(self, *ids: str, namespace: str = "default") -> int:
         """Delete items by id; return how many existed."""
-        return await self._port.remove(self._space(namespace), ids)
+        return await self._port.remove(self._space(namespace), [_id(item) for item in ids])
 
     @operation
     async def reset(self, *, namespace: str = "default") -> int:
@@ -127,9 +128,35 @@ class DetectingIndex(Detecting, Index):
         self._aio, self._sync = aio, sync
 
 
+def _id(item: str) -> str:
+    """Refuse an id that no backend could hold; stored as it is, limited like an escaped key."""
+    escape(item)
+    return item
+
+
+def _conditions(filters: Mapping[str, Any]) -> list[Condition]:
+    """Parse filters over metadata, which holds nothing but text, numbers, booleans and None."""
+    conditions = parse_filters(filters)
+    for field, op, value in conditions:
+        if op == "contains" and not isinstance(value, str):
+            raise InvalidQuery(f"the filter on {field!r} looks for text in text, not for {type(value).__name__}")
+        for one in value if op in ("in", "not_in") else (value,):
+            if not isinstance(one, _PLAIN):
+                raise InvalidQuery(
+                    f"the filter on {field!r} compares with {type(one).__name__}; "
+                    "metadata holds text, numbers, booleans and None"
+                )
+            try:
+                encode(one)
+            except UnsupportedValue as error:
+                raise InvalidQuery(f"the filter on {field!r}: {error}") from None
+    return conditions
+
+
 def _checked(item: IndexItem) -> IndexItem:
     """Refuse before any I/O what some backend could not hold."""
-    for name, value in (("id", item.id), ("title", item.title), ("text", item.text)):
+    _id(item.id)
+    for name, value in (("title", item.title), ("text", item.text)):
         if not isinstance(value, str):
             raise UnsupportedValue(f"{name} of an indexed item must be text, not {type(value).__name__}")
         encode(value)

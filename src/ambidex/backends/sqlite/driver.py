@@ -167,7 +167,9 @@ class _Leaf(ABC):
         except BaseException:
             lease = self._lease.get()
             if lease is not None and not lease.over:
-                await self.script([("ROLLBACK TO inner_unit", ()), ("RELEASE inner_unit", ())])
+                # not one script: that would stand in a savepoint of its own, which the first statement ends
+                await self.write("ROLLBACK TO inner_unit")
+                await self.write("RELEASE inner_unit")
             raise
         await self.write("RELEASE inner_unit")
 

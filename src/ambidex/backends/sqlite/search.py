@@ -18,7 +18,6 @@ from ambidex.core.fusion import fuse
 from ambidex.core.ports import Hit, IndexItem, SearchQuery
 from ambidex.core.query import Condition
 from ambidex.core.text import query_terms
-from ambidex.errors import InvalidQuery
 
 __all__ = ["SCHEMA", "SqliteSearch"]
 
@@ -64,12 +63,14 @@ _OPERATORS = {
     "ge": f"{_FIELD} >= ?",
     "lt": f"{_FIELD} < ?",
     "le": f"{_FIELD} <= ?",
-    "in": f"{_FIELD} IN (SELECT value FROM json_each(?))",
-    "not_in": f"{_FIELD} NOT IN (SELECT value FROM json_each(?))",
     "contains": f"instr({_FIELD}, ?) > 0",
-    "startswith": f"substr({_FIELD}, 1, length(?2)) = ?2",
+    "startswith": f"substr({_FIELD}, 1, length(?)) = ?",
     "is_null": f"({_FIELD} IS NULL) = ?",
 }
+_LISTED = f"(coalesce({_FIELD} IN (SELECT value FROM json_each(?)), 0) OR ({_FIELD} IS NULL AND ?))"
+# SQLite orders every text above every number; ambidex never compares one with the other.
+_IS_TEXT = f"typeof({_FIELD}) = 'text'"
+_IS_NUMBER = f"typeof({_FIELD}) IN ('integer', 'real')"
 
 
 class _Leaf(SqlLeaf, Protocol):
@@ -157,17 +158,13 @@ def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
     parts: list[str] = []
     bound: list[Any] = []
     for field, op, value in conditions:
-        parts.append(" AND " + _OPERATORS[op].replace("?2", "?"))
-        bound.append(field)
         if op in ("in", "not_in"):
-            bound.append(_json(value))
-        elif op == "startswith":
-            bound += [value, value]
-        elif value is None or isinstance(value, (str, int, float)):
-            bound.append(value)
-        else:
-            raise InvalidQuery(
-                f"the filter on {field!r} compares with {type(value).__name__}; "
-                "metadata holds text, numbers and booleans"
-            )
+            parts.append(f" AND NOT {_LISTED}" if op == "not_in" else f" AND {_LISTED}")
+            bound += [field, _json([one for one in value if one is not None]), field, None in value]
+            continue
+        if op in ("gt", "ge", "lt", "le", "contains", "startswith"):
+            parts.append(f" AND {_IS_TEXT if isinstance(value, str) else _IS_NUMBER}")
+            bound.append(field)
+        parts.append(f" AND {_OPERATORS[op]}")
+        bound += [field, value, value] if op == "startswith" else [field, value]
     return "".join(parts), bound

@@ -1,0 +1,13 @@
+"""The memory backend keeps the contract."""
+
+from pathlib import Path
+
+from ambidex.core.ports import Capability
+from ambidex.testing import BackendContract
+
+
+class TestMemory(BackendContract):
+    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS})
+
+    def make_url(self, tmp_path: Path) -> str:
+        return "memory://"
