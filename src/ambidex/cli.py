@@ -7,8 +7,6 @@ ends in one line and exit code 1, wrong usage in exit code 2.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json as jsonlib
 import logging
 import sys
@@ -105,6 +103,8 @@ def health(url: str | None = None, /, *, json: bool = False) -> int:
         url: the storage to probe.
         json: print one JSON object.
     """
+    import asyncio
+
     reasons = _Reasons()
     storage = _unified(url)
     logging.getLogger("ambidex").addHandler(reasons)
@@ -400,6 +400,8 @@ def _as_json(data: Any) -> str:
 def _readable(value: Any) -> Any:
     """Return a JSON form of a stored value that JSON lacks."""
     if isinstance(value, bytes):
+        import base64
+
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
