@@ -14,10 +14,12 @@ class Person:
 
 def fill(storage: SyncStorage) -> None:
     people = storage.kv.namespace("people")
-    people.set_many({
-        "ada": Person("Ada Lovelace", "London"),
-        "grace": Person("Grace Hopper", "Arlington"),
-    })
+    people.set_many(
+        {
+            "ada": Person("Ada Lovelace", "London"),
+            "grace": Person("Grace Hopper", "Arlington"),
+        }
+    )
     for key in people.scan():
         person = people.get(key, model=Person)
         storage.index.add(key, f"{person.name} lives in {person.town}", {"town": person.town})
@@ -27,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, UnifiedStorage(f"sqlite:///{folder}/people.db") as storage:
         fill(storage)
         print(storage.kv.namespace("people").get("ada", model=Person))  # -> Person(name='Ada Lovelace', town='London')
-        print([hit.id for hit in storage.search("who lives in Arlington?")][0])  # -> grace
+        print(storage.search("who lives in Arlington?")[0].id)  # -> grace
         print([hit.id for hit in storage.search("lives", filters={"town": "London"})])  # -> ['ada']
 
 

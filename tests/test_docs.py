@@ -1,7 +1,7 @@
 """The README, docs/ and examples/: every Python example runs, and prints what it says it prints.
 
-Each fenced ``python`` block is a program of its own, run in a fresh interpreter in an empty folder with warnings as errors.
-What stands behind ``# ->`` in its lines is what it must print, in that order.
+Each fenced ``python`` block is a program of its own, run in a fresh interpreter in an empty folder with warnings as
+errors. What stands behind ``# ->`` in its lines is what it must print, in that order.
 """
 
 import re
@@ -47,7 +47,9 @@ def test_an_example_runs_and_prints_what_it_says(code: str, tmp_path: Path) -> N
     assert _run(["-c", code], tmp_path).splitlines() == PROMISE.findall(code)
 
 
-@pytest.mark.parametrize("example", [pytest.param(path, id=path.name) for path in sorted((ROOT / "examples").glob("*.py"))])
+@pytest.mark.parametrize(
+    "example", [pytest.param(path, id=path.name) for path in sorted((ROOT / "examples").glob("*.py"))]
+)
 def test_a_program_runs_by_its_path_and_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     assert _run([str(example)], tmp_path).splitlines() == PROMISE.findall(example.read_text(encoding="utf-8"))
 

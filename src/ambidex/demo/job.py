@@ -7,6 +7,7 @@ storage object it is given, and a duration is what the caller waited, measured a
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import statistics
 import time
@@ -34,6 +35,8 @@ OPERATIONS = (
 
 CHAT, TIMING = "demo", "demo-timing"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 1.0
+_WORD = re.compile(r"\w{3,}")
+_SMALL_WORDS = frozenset(("about", "and", "are", "does", "for", "how", "said", "that", "the", "what", "when", "why"))
 _WRITES, _READS, _SEARCHES, _COPIES = 40, 200, 50, 20
 
 
@@ -69,7 +72,7 @@ class Timings:
 def _percentile(values: Sequence[float], share: float) -> float:
     """Return the nearest-rank percentile: a value that was measured, not one between two."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    return ordered[math.ceil(len(ordered) * share) - 1]
 
 
 @dataclass
@@ -186,10 +189,11 @@ async def _ask(storage: AsyncStorage, question: str, timings: Timings) -> Answer
 
 def passage(text: str, question: str) -> str:
     """Return the paragraph that shares the most words with the question, as one line of at most 300 characters."""
-    wanted = {word for word in re.findall(r"\w+", question.lower()) if len(word) > 3}
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    best = max(paragraphs, key=lambda part: len(wanted & set(re.findall(r"\w+", part.lower()))) - len(part) / 10_000)
-    best = re.sub(r"^#+\s*|[*`]", "", best)
+    wanted = set(_WORD.findall(question.lower())) - _SMALL_WORDS
+    body = re.sub(r"^#+ .*$", "", text, flags=re.MULTILINE)
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", body) if part.strip()] or [text.strip()]
+    best = max(paragraphs, key=lambda part: (len(wanted & set(_WORD.findall(part.lower()))), -len(part)))
+    best = re.sub(r"[*`]", "", best)
     return best if len(best) <= 300 else best[:300].rsplit(" ", 1)[0] + " …"
 
 
