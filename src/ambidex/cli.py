@@ -313,7 +313,7 @@ def search(
             (
                 f"{hit.score:.2f}",
                 f"[bold]{escape(hit.title)}[/]\n[dim]{escape(hit.id)}[/]",
-                escape(passage(hit.text, query)),
+                escape(passage([hit.text], query)[0]),
             )
             for hit in hits
         ]

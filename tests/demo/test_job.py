@@ -81,9 +81,15 @@ def test_a_block_that_raises_is_not_counted() -> None:
     assert timings.rows() == []
 
 
-def test_a_passage_is_the_paragraph_nearest_the_question_and_not_too_long() -> None:
-    text = "# Birds\n\nGeese graze.\n\nThe *whooper* swan\nwinters here. " + "More. " * 100
-    found = passage(text, "Where does the whooper swan winter?")
-    assert found.startswith("The whooper swan winters here.")
+def test_a_passage_is_the_paragraph_that_has_the_rarest_words_of_the_question() -> None:
+    geese = "# Swan lakes\n\nGeese graze in winter.\n\n```python\nwhooper = swan\n```"
+    swans = "Birds winter here.\n\n- The *whooper* swan\n  winters here. " + "More. " * 100 + "\n- The mute swan stays."
+    found, number = passage([geese, swans], "Where does the whooper swan winter?")
+    assert number == 1
+    assert found.startswith("- The whooper swan winters here.")
     assert len(found) <= 302
     assert found.endswith(" …")
+
+
+def test_a_text_of_nothing_but_a_heading_is_its_own_passage() -> None:
+    assert passage(["# Swans"], "swans?") == ("# Swans", 0)

@@ -125,65 +125,63 @@ def _print(report: Report, out: Console) -> None:
         out.print(Padding(escape(answer.passage or "nothing was found"), (0, 0, 0, 2)))
         if answer.source:
             out.print(f"  [dim]{escape(answer.source)}[/]")
-    out.print()
-    for table in (_stored_table(report), _together_table(report), _alone_table(report), _health_table(report)):
+    for heading, note, table in (_stored(report), _together(report), _alone(report), _health(report)):
+        out.print(f"\n[bold underline]{heading}[/]")
+        if note:
+            out.print(note, style="dim")
         out.print(table)
-        out.print()
 
 
-def _table(title: str, *columns: str, caption: str = "") -> Table:
+Section = tuple[str, str, "Table"]
+"""A heading, a note under it, and the table."""
+
+
+def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
-    )
-    table.title_style, table.caption_style = "bold", "dim"
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left")
     return table
 
 
-def _stored_table(report: Report) -> Table:
-    table = _table("What is stored", "", "count")
+def _stored(report: Report) -> Section:
+    table = _table("what", "count")
     for what, count in report.stored.items():
         table.add_row(what, f"{count:,}")
-    return table
+    return "What is stored", "", table
 
 
-def _together_table(report: Report) -> Table:
-    table = _table(
-        f"Storing and asking at the same time, {report.seconds:.2f} s",
-        *("operation", "mode", "calls", "p50", "p95"),
-        caption=f"{report.asked_meanwhile} questions were asked while the thread stored, and each once more afterwards",
-    )
+def _together(report: Report) -> Section:
+    table = _table("operation", "mode", "calls", "p50", "p95")
     for row in report.together.rows():
-        table.add_row(
-            row["operation"], row["mode"], f"{row['calls']:,}", _duration(row["p50_ms"]), _duration(row["p95_ms"])
-        )
-    return table
-
-
-def _alone_table(report: Report) -> Table:
-    table = _table(
-        "Each operation in each mode, one caller at a time",
-        *("operation", "calls", "sync p50", "sync p95", "async p50", "async p95"),
-        caption="what the caller waits; an acknowledged write is on the disk first, unless the storage is relaxed",
+        times = (_duration(row["p50_ms"]), _duration(row["p95_ms"]))
+        table.add_row(row["operation"], row["mode"], f"{row['calls']:,}", *times)
+    return (
+        "Storing and asking at the same time",
+        f"One object, a thread and an event loop: {report.seconds:.2f} s. {report.asked_meanwhile} questions were "
+        f"asked while the thread stored, {len(report.answers)} afterwards.",
+        table,
     )
+
+
+def _alone(report: Report) -> Section:
+    table = _table("operation", "calls", "sync p50", "sync p95", "async p50", "async p95")
     by_operation: dict[str, dict[str, dict[str, Any]]] = {}
     for row in report.alone.rows():
         by_operation.setdefault(row["operation"], {})[row["mode"]] = row
     for operation, modes in by_operation.items():
         cells = [_duration(modes[mode][name]) for mode in ("sync", "async") for name in ("p50_ms", "p95_ms")]
         table.add_row(operation, f"{modes['sync']['calls']} + {modes['async']['calls']}", *cells)
-    return table
+    return "Each operation in each mode", "What the caller waits, one call after another, nothing else running.", table
 
 
-def _health_table(report: Report) -> Table:
-    table = _table("Health", "capability", "probed from sync", "probed from async")
+def _health(report: Report) -> Section:
+    table = _table("capability", "from sync", "from async")
     for capability, well in report.health["sync"].items():
         table.add_row(capability, _mark(well), _mark(report.health["async"][capability]))
-    return table
+    return "Health", "", table
 
 
 def _mark(well: bool) -> str:
