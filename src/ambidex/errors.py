@@ -33,7 +33,8 @@ The tree::
     │   ├── Corrupted
     │   ├── DecryptionFailed
     │   ├── ConfigurationError    (also a ValueError)
-    │   └── CapabilityMissing
+    │   ├── CapabilityMissing
+    │   └── PartialFailure        a batch, item by item; applied "unknown" where a part was
     └── UsageError                a bug in the calling code (also a RuntimeError)
         ├── WrongLoop
         ├── ForkedUse
@@ -45,6 +46,7 @@ The tree::
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 Applied = Literal["no", "yes", "unknown"]
@@ -71,6 +73,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "PartialFailure",
     "PermissionDenied",
     "PoolTimeout",
     "RateLimited",
@@ -89,6 +92,7 @@ __all__ = [
 ]
 
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:/@]*):(?P<secret>[^\s]*)@")
+_SHOWN = 20
 _SECRET_PAIR = re.compile(r"(?i)\b(password|passwd|secret|token|api_?key|access_?key)(\s*[=:]\s*)([^\s&;,'\"]+)")
 
 
@@ -253,6 +257,39 @@ class ConfigurationError(FinalError, ValueError):
 
 class CapabilityMissing(FinalError):
     """The configured backend cannot do this; the message names one that can."""
+
+
+class PartialFailure(FinalError):
+    """Some items of a batch failed.
+
+    Args:
+        message: what became of the batch.
+        errors: why each failed item failed, by its place in the batch.
+        ids: what each item became, in order; None where it was not stored.
+        **overrides: see :class:`AmbidexError`.
+
+    Attributes:
+        errors: as given.
+        ids: as given.
+    """
+
+    _FIELDS = (*AmbidexError._FIELDS, "errors", "ids")
+
+    def __init__(
+        self,
+        message: str = "",
+        errors: Mapping[int, AmbidexError] | None = None,
+        ids: Sequence[str | None] = (),
+        **overrides: Any,
+    ) -> None:
+        self.errors, self.ids, self._message = dict(errors or {}), list(ids), message
+        overrides.setdefault("applied", "no" if not any(self.ids) else "unknown")
+        shown = "; ".join(f"item {place}: {error}" for place, error in list(self.errors.items())[:_SHOWN])
+        more = f"; and {len(self.errors) - _SHOWN} more" if len(self.errors) > _SHOWN else ""
+        super().__init__(f"{message}: {shown}{more}" if shown else message, **overrides)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._message, {name: getattr(self, name) for name in self._FIELDS})
 
 
 class UsageError(AmbidexError, RuntimeError):

@@ -12,26 +12,26 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ambidex.core.dual import Blocking, Detecting, Store, context, drive, operation
-from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline
-from ambidex.errors import AmbidexError, CapabilityMissing, ConfigurationError
+from ambidex.core.dual import Blocking, Detecting, drive
+from ambidex.core.ports import Backend, Capability, Leaf
+from ambidex.core.runtime import Runtime
+from ambidex.errors import CapabilityMissing, ConfigurationError
+from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
 from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
-from ambidex.stores.kv import TTL, BlockingKeyValue, DetectingKeyValue, KeyValue
+from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
+from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
+from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
-from ambidex.stores.scope import Scope
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
 __all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
 
 _log = logging.getLogger("ambidex")
-_PROBE_SECONDS = 2.0
 
 _CLASSES = {
     "memory": ("ambidex.backends.memory", "MemoryBackend"),
@@ -138,133 +138,6 @@ def _make_backend(place: BackendUrl, settings: Settings) -> Backend:
     return backend
 
 
-class StorageBackend(ABC):
-    """The smallest storage that older code asks for: four methods, each a value or an awaitable by context."""
-
-    @abstractmethod
-    def get(self, key: str) -> Any:
-        """Return the value of a key, or None."""
-
-    @abstractmethod
-    def set(self, key: str, value: Any, ttl: TTL | None = None) -> Any:
-        """Store a value."""
-
-    @abstractmethod
-    def delete(self, key: str) -> Any:
-        """Delete a key; true if it existed."""
-
-    @abstractmethod
-    def search(self, query: str, **kw: Any) -> Any:
-        """Return the best matches of a query."""
-
-
-class Face(Store):
-    """The flat methods that all faces have, written once over the rooms.
-
-    Subclasses say which mode their ports are of.
-    """
-
-    _is_blocking = False
-
-    def __init__(self, core: _Core, tenant: str = "") -> None:
-        self._core = core
-        self._tenant = tenant
-
-    def __repr__(self) -> str:
-        tenant = f", tenant={self._tenant!r}" if self._tenant else ""
-        return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
-
-    def _scope(self, capability: Capability) -> Scope:
-        core = self._core
-        scope = Scope(
-            core.leaf(capability, self._is_blocking),
-            core.runtime(self._is_blocking),
-            max_bytes=core.settings.max_value_bytes,
-        )
-        return scope.for_tenant(self._tenant) if self._tenant else scope
-
-    @functools.cached_property
-    def _kv(self) -> KeyValue:
-        return KeyValue(self._scope(Capability.KV))
-
-    @functools.cached_property
-    def _events(self) -> Log:
-        return Log(self._scope(Capability.LOG))
-
-    @functools.cached_property
-    def _index(self) -> Index:
-        return Index(self._scope(Capability.SEARCH))
-
-    @operation
-    async def get(self, key: str) -> Any:
-        """Return the value of a key, or None. See :meth:`KeyValue.get`."""
-        return await self._kv.get(key)
-
-    @operation
-    async def set(self, key: str, value: Any, ttl: TTL | None = None) -> None:
-        """Store a value, for ``ttl`` seconds if given. See :meth:`KeyValue.set`."""
-        await self._kv.set(key, value, ttl)
-
-    @operation
-    async def delete(self, key: str) -> bool:
-        """Delete a key; True if it existed."""
-        return await self._kv.delete(key)
-
-    @operation
-    async def search(
-        self,
-        query: str,
-        *,
-        top_k: int = 10,
-        namespace: str = "default",
-        filters: Mapping[str, Any] | None = None,
-        vector: Sequence[float] | None = None,
-        min_score: float = 0.0,
-    ) -> list[Hit]:
-        """Return the best matches of a query. See :meth:`ambidex.stores.search.Index.search`."""
-        return await self._index.search(
-            query, top_k=top_k, namespace=namespace, filters=filters, vector=vector, min_score=min_score
-        )
-
-    @operation
-    async def health_check(self) -> dict[str, bool]:
-        """Probe each configured capability's backend with a real round trip.
-
-        A server that is down or frozen gives False within two seconds.
-        """
-        configured = self._core.configured()
-        backends = list({id(backend): backend for backend in configured.values()}.values())
-        answers = await self._core.runtime(self._is_blocking).gather(
-            [functools.partial(self._probe, b) for b in backends]
-        )
-        well = {id(backend): answer for backend, answer in zip(backends, answers, strict=True)}
-        return {str(capability): well[id(backend)] for capability, backend in configured.items()}
-
-    async def _probe(self, backend: Backend) -> bool:
-        try:
-            with deadline(_PROBE_SECONDS):
-                await (backend.blocking if self._is_blocking else backend.aio).ping()
-        except AmbidexError as error:
-            _log.warning("health check of %s failed: %s", backend.name, error)
-            return False
-        return True
-
-    @context
-    async def transaction(self) -> AsyncGenerator[None, None]:
-        """Make everything done inside on the main backend one atomic unit, seen by nobody else before its end.
-
-        An exception undoes it; inside another transaction it is a savepoint. Works with ``with`` and ``async with``.
-
-        Raises:
-            CapabilityMissing: the backend has no transactions.
-            Conflict: another writer was faster; run the unit again.
-            LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
-        """
-        leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
-        async with leaf.transaction():
-            yield
-
-
 class AsyncStorage(Face):
     """The asynchronous face, fully typed.
 
@@ -274,6 +147,8 @@ class AsyncStorage(Face):
         url: see :class:`UnifiedStorage`.
         **settings: see :class:`ambidex.settings.Settings`.
     """
+
+    _core: _Core
 
     def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
         super().__init__(_core_of(url, settings), tenant)
@@ -292,6 +167,16 @@ class AsyncStorage(Face):
     def index(self) -> Index:
         """Full text and vectors."""
         return self._index
+
+    @property
+    def conversations(self) -> Conversations:
+        """Chats."""
+        return self._conversations
+
+    @property
+    def documents(self) -> Documents:
+        """Texts with versions, found by their best pieces."""
+        return self._documents
 
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -327,6 +212,8 @@ class SyncStorage(Blocking, Face):
 
     _is_blocking = True
 
+    _core: _Core
+
     def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
         super().__init__(_core_of(url, settings), tenant)
 
@@ -344,6 +231,16 @@ class SyncStorage(Blocking, Face):
     def index(self) -> BlockingIndex:
         """Full text and vectors."""
         return BlockingIndex(self._scope(Capability.SEARCH))
+
+    @functools.cached_property
+    def conversations(self) -> BlockingConversations:
+        """Chats."""
+        return BlockingConversations(*self._conversations._scopes)
+
+    @functools.cached_property
+    def documents(self) -> BlockingDocuments:
+        """Texts with versions, found by their best pieces."""
+        return BlockingDocuments(*self._documents._bound)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -387,6 +284,8 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
         ConfigurationError: the URL or an option cannot work.
     """
 
+    _core: _Core
+
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, **options: Any) -> None:
         if settings is not None and (url is not None or options):
             raise ConfigurationError("give UnifiedStorage either settings or a URL with options, not both")
@@ -425,6 +324,16 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def index(self) -> DetectingIndex:
         """Full text and vectors."""
         return DetectingIndex(self.aio.index, self.sync.index)
+
+    @functools.cached_property
+    def conversations(self) -> DetectingConversations:
+        """Chats."""
+        return DetectingConversations(self.aio.conversations, self.sync.conversations)
+
+    @functools.cached_property
+    def documents(self) -> DetectingDocuments:
+        """Texts with versions, found by their best pieces."""
+        return DetectingDocuments(self.aio.documents, self.sync.documents)
 
     @property
     def settings(self) -> Settings:

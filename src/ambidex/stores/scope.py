@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ambidex.core.codec import DEFAULT_MAX_BYTES
 from ambidex.core.keys import MAX_PREFIX_BYTES, escape
-from ambidex.core.ports import Leaf
+from ambidex.core.ports import Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import InvalidKey, TenantMismatch
 
@@ -26,12 +26,14 @@ class Scope:
         runtime: the services of that mode.
         tenant: the bound tenant, or "" where data is not divided by tenant.
         max_bytes: the largest stored value.
+        capabilities: what the backend behind ``leaf`` can do.
     """
 
     leaf: Leaf
     runtime: Runtime
     tenant: str = ""
     max_bytes: int = DEFAULT_MAX_BYTES
+    capabilities: frozenset[Capability] = frozenset()
 
     def for_tenant(self, tenant: str) -> Scope:
         """Return the same scope bound to a tenant.

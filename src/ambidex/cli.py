@@ -1,0 +1,408 @@
+"""The command line: ``ambidex demo``, ``health``, ``get``, ``set``, ``delete``, ``scan``, ``ingest``, ``search``.
+
+The entry point ``ambidex`` calls :func:`main`. The invariant: importing this module loads no third-party package;
+results go to standard output and everything else to standard error, so that output can be piped; what a user can cause
+ends in one line and exit code 1, wrong usage in exit code 2.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ambidex.demo.exits import exit_code
+from ambidex.errors import InvalidQuery
+
+if TYPE_CHECKING:
+    from cyclopts import App
+    from rich.console import Console
+
+    from ambidex import SyncStorage, UnifiedStorage
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: what stands behind ``ambidex`` on the command line; None: the process's own.
+    """
+    try:
+        app = _app()
+    except ModuleNotFoundError as error:
+        print(f"error: the command line needs the package {error.name!r}: pip install 'ambidex[cli]'", file=sys.stderr)
+        return 1
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_code(partial(_run, app, words))
+
+
+def _run(app: App, words: Sequence[str]) -> int:
+    try:
+        answer = app(words, result_action="return_value")
+    except SystemExit as end:  # help, version and wrong usage
+        return end.code if isinstance(end.code, int) else 1
+    return answer if isinstance(answer, int) else 0
+
+
+def _app() -> App:
+    import rich  # noqa: F401  # named here, so that a missing one is reported as such
+    from cyclopts import App, Parameter
+
+    import ambidex
+
+    app = App(
+        name="ambidex",
+        help="One storage layer for synchronous and asynchronous code. Without --url, commands use AMBIDEX_URL, "
+        "else a SQLite file in your data folder.",
+        version=ambidex.__version__,
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    for command in (demo, health, get, set_, delete, scan, ingest, search):
+        app.command(command, name=command.__name__.rstrip("_"))
+    return app
+
+
+# The commands. Their docstrings are their --help.
+
+
+def demo(
+    path: str | None = None,
+    /,
+    *,
+    url: str | None = None,
+    search_url: str | None = None,
+    ask: list[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Store texts from a thread while an event loop asks questions about them, and show how long everything took.
+
+    Args:
+        path: a folder of texts; without it, ambidex's own documents.
+        url: the storage to use; without it, SQLite in a temporary folder.
+        search_url: a storage for the search index, if the first has none.
+        ask: a question to ask instead of the prepared ones; may be given several times.
+        json: print one JSON object.
+    """
+    from ambidex.demo import show
+
+    show.main(path, url=url, search_url=search_url, questions=ask or (), as_json=json)
+
+
+def health(url: str | None = None, /, *, json: bool = False) -> int:
+    """Probe each capability of a storage from both modes; the exit code is 1 if one is down.
+
+    Args:
+        url: the storage to probe.
+        json: print one JSON object.
+    """
+    import asyncio
+
+    reasons = _Reasons()
+    storage = _unified(url)
+    logging.getLogger("ambidex").addHandler(reasons)
+    try:
+        with _working("probing"):
+            started = time.perf_counter()
+            sync = storage.sync.health_check()
+            between = time.perf_counter()
+            aio = asyncio.run(_health(storage))
+            ended = time.perf_counter()
+    finally:
+        logging.getLogger("ambidex").removeHandler(reasons)
+        storage.close()
+    well = all(sync.values()) and all(aio.values())
+    seconds = {"sync": between - started, "async": ended - between}
+    display = storage.settings.url.display
+    if json:
+        _print_json({"url": display, "ok": well, "sync": sync, "async": aio, "seconds": seconds, "why": reasons.seen})
+    else:
+        print(f"{display}: probed in {seconds['sync'] * 1000:.1f} ms (sync), {seconds['async'] * 1000:.1f} ms (async)")
+        rows = [(name, _mark(sync[name]), _mark(aio[name])) for name in sync]
+        _print_table(("capability", "sync", "async"), rows)
+        for reason in reasons.seen:
+            _errors().print(reason, markup=False)
+    return 0 if well else 1
+
+
+def get(key: str, /, *, url: str | None = None, namespace: str = "", tenant: str = "", json: bool = False) -> int:
+    """Print the value of a key: text as it is, bytes as they are, anything else as JSON.
+
+    Args:
+        key: the key; the exit code is 1 if it does not exist.
+        url: the storage.
+        namespace: the namespace of the key.
+        tenant: the tenant whose data it is.
+        json: print one JSON object with the value and the seconds that it has left.
+    """
+    with _opened(url, tenant) as storage:
+        kv = storage.kv.namespace(namespace) if namespace else storage.kv
+        found = kv.get_versioned(key)
+        left = None if found is None else kv.ttl(key)
+    if json:
+        value = None if found is None else found.value
+        _print_json({"key": key, "exists": found is not None, "value": value, "ttl": left})
+    elif found is None:
+        print(f"error: there is no key {key!r}", file=sys.stderr)
+    elif isinstance(found.value, bytes):
+        sys.stdout.buffer.write(found.value)
+    else:
+        print(found.value if isinstance(found.value, str) else _as_json(found.value))
+    return 0 if found is not None else 1
+
+
+def set_(
+    key: str,
+    value: str,
+    /,
+    *,
+    url: str | None = None,
+    namespace: str = "",
+    tenant: str = "",
+    ttl: float | None = None,
+    parse: bool = False,
+    json: bool = False,
+) -> None:
+    """Store a value.
+
+    Args:
+        key: the key.
+        value: the text to store; "-" reads it from standard input.
+        url: the storage.
+        namespace: the namespace of the key.
+        tenant: the tenant whose data it is.
+        ttl: seconds until it is gone; without it, it stays.
+        parse: read the value as JSON instead of text, so that 5 is a number.
+        json: print one JSON object.
+    """
+    text = sys.stdin.read() if value == "-" else value
+    try:
+        stored = jsonlib.loads(text) if parse else text
+    except ValueError as error:
+        raise InvalidQuery(f"the value is not JSON ({error}); without --parse it is stored as text") from None
+    with _opened(url, tenant) as storage:
+        (storage.kv.namespace(namespace) if namespace else storage.kv).set(key, stored, ttl)
+    if json:
+        _print_json({"key": key, "stored": True, "ttl": ttl})
+
+
+def delete(key: str, /, *, url: str | None = None, namespace: str = "", tenant: str = "", json: bool = False) -> int:
+    """Delete a key.
+
+    Args:
+        key: the key; the exit code is 1 if it did not exist.
+        url: the storage.
+        namespace: the namespace of the key.
+        tenant: the tenant whose data it is.
+        json: print one JSON object.
+    """
+    with _opened(url, tenant) as storage:
+        existed = (storage.kv.namespace(namespace) if namespace else storage.kv).delete(key)
+    if json:
+        _print_json({"key": key, "deleted": existed})
+    elif not existed:
+        print(f"error: there is no key {key!r}", file=sys.stderr)
+    return 0 if existed else 1
+
+
+def scan(
+    prefix: str = "",
+    /,
+    *,
+    url: str | None = None,
+    namespace: str = "",
+    tenant: str = "",
+    glob: str | None = None,
+    limit: int | None = None,
+    json: bool = False,
+) -> None:
+    """Print the keys that start with a prefix or match a pattern, one a line, as they are found.
+
+    Args:
+        prefix: literal text with which the keys begin; without it, all keys.
+        url: the storage.
+        namespace: the namespace of the keys.
+        tenant: the tenant whose data it is.
+        glob: a pattern in which * is any text and ? any one character.
+        limit: stop after this many keys.
+        json: print one JSON list.
+    """
+    with _opened(url, tenant) as storage:
+        kv = storage.kv.namespace(namespace) if namespace else storage.kv
+        keys = kv.scan(prefix, glob=glob)
+        found = (key for key, _ in zip(keys, iter(int, 1) if limit is None else range(limit), strict=False))
+        if json:
+            with _working("scanning"):
+                _print_json(list(found))
+        else:
+            for key in found:
+                print(key)
+
+
+def ingest(
+    path: str, /, *, url: str | None = None, search_url: str | None = None, tenant: str = "", json: bool = False
+) -> None:
+    """Store every text file of a folder as a document that `ambidex search` finds.
+
+    Args:
+        path: a folder or a file.
+        url: the storage.
+        search_url: a storage for the search index, if the first has none.
+        tenant: the tenant whose data it is.
+        json: print one JSON object.
+    """
+    from rich.progress import track
+
+    from ambidex.demo.texts import read_folder
+
+    corpus = read_folder(path)
+    with _opened(url, tenant, search_url) as storage:
+        errors = _errors()
+        started = time.perf_counter()
+        for text in track(corpus.texts, "storing", console=errors, transient=True, disable=not errors.is_terminal):
+            storage.index.add(text.path, text.content, {"path": text.path}, title=text.title)
+        seconds = time.perf_counter() - started
+    if json:
+        _print_json({"stored": len(corpus.texts), "skipped": corpus.skipped, "seconds": seconds})
+    else:
+        left_out = f"; {corpus.skipped} other files were left out" if corpus.skipped else ""
+        print(f"{len(corpus.texts)} documents stored in {seconds:.2f} s{left_out}")
+
+
+def search(
+    query: str,
+    /,
+    *,
+    url: str | None = None,
+    search_url: str | None = None,
+    tenant: str = "",
+    namespace: str = "default",
+    top_k: int = 5,
+    json: bool = False,
+) -> int:
+    """Print the best matches of a query; the exit code is 1 if there are none.
+
+    Args:
+        query: words as you would say them.
+        url: the storage.
+        search_url: the storage of the search index, if it is another.
+        tenant: the tenant whose data it is.
+        namespace: the namespace of the index.
+        top_k: how many matches, at most 1,000.
+        json: print one JSON list.
+    """
+    from rich.markup import escape
+
+    with _opened(url, tenant, search_url) as storage, _working("searching"):
+        hits = storage.search(query, top_k=top_k, namespace=namespace)
+    if json:
+        _print_json([hit._asdict() for hit in hits])
+    elif not hits:
+        print("error: nothing was found", file=sys.stderr)
+    else:
+        from ambidex.demo.job import passage
+
+        rows = [
+            (
+                f"{hit.score:.2f}",
+                f"[bold]{escape(hit.title)}[/]\n[dim]{escape(hit.id)}[/]",
+                escape(passage([hit.text], query)[0]),
+            )
+            for hit in hits
+        ]
+        _print_table(("score", "document", "passage"), rows)
+    return 0 if hits else 1
+
+
+# What the commands share.
+
+
+def _unified(url: str | None, search_url: str | None = None) -> UnifiedStorage:
+    from ambidex import UnifiedStorage
+
+    return UnifiedStorage(url, search=search_url)
+
+
+@contextmanager
+def _opened(url: str | None, tenant: str, search_url: str | None = None) -> Iterator[SyncStorage]:
+    """Open the storage for one command."""
+    storage = _unified(url, search_url).sync
+    try:
+        yield storage.tenant(tenant) if tenant else storage
+    finally:
+        storage.close()
+
+
+async def _health(storage: UnifiedStorage) -> dict[str, bool]:
+    return await storage.aio.health_check()
+
+
+class _Reasons(logging.Handler):
+    """Collects what the health check logs, so that it stands under the table and not above it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.seen:
+            self.seen.append(message)
+
+
+def _errors() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Show that something is under way, on a terminal."""
+    errors = _errors()
+    if not errors.is_terminal:
+        yield
+        return
+    with errors.status(what):
+        yield
+
+
+def _mark(well: bool) -> str:
+    return "[green]ok[/]" if well else "[red]down[/]"
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _print_json(data: Any) -> None:
+    print(_as_json(data))
+
+
+def _as_json(data: Any) -> str:
+    return jsonlib.dumps(data, indent=2, ensure_ascii=False, default=_readable)
+
+
+def _readable(value: Any) -> Any:
+    """Return a JSON form of a stored value that JSON lacks."""
+    if isinstance(value, bytes):
+        import base64
+
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    return str(value)

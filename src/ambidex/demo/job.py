@@ -1,0 +1,265 @@
+"""The job of the demo: store from a thread, ask from an event loop, then time each operation in each mode.
+
+``ambidex.demo.run`` is here; how it looks on a terminal is in ``show.py``. The invariant: all of it happens on the one
+storage object it is given, and a duration is what the caller waited, measured around the whole call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ambidex import AsyncStorage, SyncStorage, UnifiedStorage
+from ambidex.demo.texts import Text
+
+__all__ = ["OPERATIONS", "Answer", "Report", "Timings", "Watch", "passage", "run"]
+
+OPERATIONS = (
+    "set a key",
+    "get a key",
+    "store a document",
+    "search",
+    "append a message",
+    "read a conversation",
+)
+"""What is timed in the second part, in this order."""
+
+CHAT, TIMING = "demo", "demo-timing"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 1.0
+_WORD = re.compile(r"\w{3,}")
+_SMALL_WORDS = frozenset(("about", "and", "are", "does", "for", "how", "said", "that", "the", "what", "when", "why"))
+_WRITES, _READS, _SEARCHES, _COPIES = 40, 200, 50, 20
+
+
+class Timings:
+    """Durations in seconds, by operation and mode."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], list[float]] = {}
+
+    @contextmanager
+    def of(self, operation: str, mode: str) -> Iterator[None]:
+        """Measure the ``with`` block; a block that raises is not counted."""
+        kept = self.seconds.setdefault((operation, mode), [])
+        started = time.perf_counter()
+        yield
+        kept.append(time.perf_counter() - started)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row an operation and mode: calls, and the median and 95th percentile in milliseconds."""
+        return [
+            {
+                "operation": operation,
+                "mode": mode,
+                "calls": len(seconds),
+                "p50_ms": statistics.median(seconds) * 1000,
+                "p95_ms": _percentile(seconds, 0.95) * 1000,
+            }
+            for (operation, mode), seconds in self.seconds.items()
+            if seconds
+        ]
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    """Return the nearest-rank percentile: a value that was measured, not one between two."""
+    ordered = sorted(values)
+    return ordered[math.ceil(len(ordered) * share) - 1]
+
+
+@dataclass
+class Answer:
+    """A question and the best passage that was found for it."""
+
+    question: str
+    passage: str = ""
+    source: str = ""
+    score: float = 0.0
+
+
+@dataclass
+class Report:
+    """What the demo did.
+
+    Attributes:
+        answers: from after the last document was stored.
+        asked_meanwhile: how many questions were asked while documents were being stored.
+        stored: what is in the storage now, by kind.
+        together: timings of the first part, thread and event loop at once.
+        alone: timings of the second part, one caller at a time.
+        health: the capabilities, probed from each mode.
+        seconds: how long the first part took.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    asked_meanwhile: int = 0
+    stored: dict[str, int] = field(default_factory=dict)
+    together: Timings = field(default_factory=Timings)
+    alone: Timings = field(default_factory=Timings)
+    health: dict[str, dict[str, bool]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Watch:
+    """Is told how far the demo is; this one shows nothing."""
+
+    def stored(self, done: int, path: str) -> None:
+        """``done`` documents are stored, ``path`` the last of them. Called in the storing thread."""
+
+    def asked(self, count: int) -> None:
+        """``count`` questions were asked so far. Called in the event loop."""
+
+    def measuring(self, operation: str) -> None:
+        """The second part begins to time an operation."""
+
+
+def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str], watch: Watch | None = None) -> Report:
+    """Run the demo on a storage object.
+
+    Args:
+        storage: needs the capabilities kv, log and search.
+        texts: what to store.
+        questions: what to ask; asked in turn while the texts are being stored, and once more afterwards.
+        watch: is told the progress.
+    """
+    watch = watch or Watch()
+    report = Report()
+    storage.sync.initialize()  # connecting is not what is to be measured
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1, "demo-store") as pool:
+        storing = pool.submit(_store_all, storage.sync, texts, report.together, watch)
+        asyncio.run(_ask_all(storage.aio, questions, storing, report, watch))
+    report.seconds = time.perf_counter() - started
+    _measure(storage, texts, questions, report.alone, watch)
+    report.health = {"sync": storage.sync.health_check(), "async": asyncio.run(_health(storage.aio))}
+    report.stored = {
+        "documents": storage.sync.index.count(namespace="documents"),
+        "characters": sum(len(text.content) for text in texts),
+        "messages of the conversation": storage.sync.events.length(CHAT),
+    }
+    return report
+
+
+# The first part: a thread that stores and an event loop that asks, at once.
+
+
+def _store_all(storage: SyncStorage, texts: Sequence[Text], timings: Timings, watch: Watch) -> None:
+    for done, text in enumerate(texts, 1):
+        with timings.of("store a document", "sync"):
+            storage.index.add(text.path, text.content, {"path": text.path}, title=text.title, namespace="documents")
+        watch.stored(done, text.path)
+
+
+async def _ask_all(
+    storage: AsyncStorage, questions: Sequence[str], storing: Future[None], report: Report, watch: Watch
+) -> None:
+    pause = _FIRST_PAUSE
+    while not storing.done():
+        await _ask(storage, questions[report.asked_meanwhile % len(questions)], report.together)
+        report.asked_meanwhile += 1
+        watch.asked(report.asked_meanwhile)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.02, _LONGEST_PAUSE)
+    storing.result()
+    report.answers = [await _ask(storage, question, report.together) for question in questions]
+
+
+async def _ask(storage: AsyncStorage, question: str, timings: Timings) -> Answer:
+    """Search, and keep the question and the answer in the conversation."""
+    with timings.of("search", "async"):
+        hits = await storage.search(question, top_k=3, namespace="documents")
+    answer = Answer(question)
+    if hits:
+        text, best = passage([hit.text for hit in hits], question)
+        answer = Answer(question, text, hits[best].id, hits[best].score)
+    with timings.of("append two messages", "async"):
+        await storage.events.append(
+            CHAT,
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer.passage or "nothing found", "source": answer.source},
+        )
+    return answer
+
+
+def passage(texts: Sequence[str], question: str) -> tuple[str, int]:
+    """Return the paragraph that answers a question best, as one line of at most 300 characters, and whose text it is.
+
+    Each word of the question that a paragraph holds counts the more, the fewer of the paragraphs hold it; words
+    count as equal by their first letters.
+    """
+    wanted = _words(question)
+    found = [(part, number, wanted & _words(part)) for number, text in enumerate(texts) for part in _paragraphs(text)]
+    spread = Counter(word for _, _, words in found for word in words)
+    best, number, _ = max(found, key=lambda entry: (sum(1 / spread[word] for word in entry[2]), -len(entry[0])))
+    return (best if len(best) <= 300 else best[:300].rsplit(" ", 1)[0] + " …"), number
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Return the paragraphs and list items of a text as lines, without its headings and blocks of code."""
+    body = re.sub(r"^```.*?^```$|^#+ [^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )", body)
+    return [re.sub(r"[*`]", "", " ".join(part.split())) for part in parts if part.strip()] or [" ".join(text.split())]
+
+
+def _words(text: str) -> set[str]:
+    return {word[:6] for word in _WORD.findall(text.lower()) if word not in _SMALL_WORDS}
+
+
+# The second part: the same operations from each mode, one caller at a time.
+
+
+def _measure(
+    storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str], timings: Timings, watch: Watch
+) -> None:
+    sample = list(texts[:_COPIES])
+    blocking, awaitable = (_calls(face, sample, questions) for face in (storage.sync, storage.aio))
+    for operation in OPERATIONS:
+        watch.measuring(operation)
+        for call in blocking[operation]:
+            with timings.of(operation, "sync"):
+                call()
+        asyncio.run(_time_all(operation, awaitable[operation], timings))
+    storage.sync.kv.namespace(TIMING).clear()
+    storage.sync.index.reset(namespace=TIMING)
+    for name in list(storage.sync.events.streams(TIMING)):
+        storage.sync.events.drop(name)
+
+
+Calls = list[Callable[[], Any]]
+
+
+async def _time_all(operation: str, calls: Sequence[Callable[[], Awaitable[Any]]], timings: Timings) -> None:
+    for call in calls:
+        with timings.of(operation, "async"):
+            await call()
+
+
+def _calls(face: SyncStorage | AsyncStorage, texts: Sequence[Text], questions: Sequence[str]) -> dict[str, Calls]:
+    """Return the calls to be timed; from the synchronous face they return values, from the other coroutines."""
+    kv = face.kv.namespace(TIMING)
+    value = {"name": "Ada", "born": 1815, "fields": ["mathematics", "computing"]}
+    message = {"role": "user", "content": "How long does this take?"}
+    asked = [questions[n % len(questions)] for n in range(_SEARCHES)]
+    return {
+        "set a key": [partial(kv.set, f"key-{n}", value) for n in range(_WRITES)],
+        "get a key": [partial(kv.get, f"key-{n % _WRITES}") for n in range(_READS)],
+        "store a document": [
+            partial(face.index.add, text.path, text.content, title=text.title, namespace=TIMING) for text in texts
+        ],
+        "search": [partial(face.search, question, top_k=3, namespace="documents") for question in asked],
+        "append a message": [partial(face.events.append, TIMING, message)] * _WRITES,
+        "read a conversation": [partial(face.events.tail, CHAT, 20)] * _READS,
+    }
+
+
+async def _health(storage: AsyncStorage) -> dict[str, bool]:
+    return await storage.health_check()

@@ -1,0 +1,239 @@
+"""The flat methods that every face has, written once over the rooms; ``ambidex.storage`` makes the faces of it.
+
+The invariant: a flat method is its room's operation under another name and adds nothing to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ambidex.core.dual import Store, context, operation
+from ambidex.core.messages import Message
+from ambidex.core.ports import Backend, Capability, Hit, Leaf
+from ambidex.core.runtime import Runtime, deadline
+from ambidex.errors import AmbidexError, CapabilityMissing
+from ambidex.settings import Settings
+from ambidex.stores.context import search_context
+from ambidex.stores.conversations import Conversations
+from ambidex.stores.documents import Documents
+from ambidex.stores.kv import TTL, KeyValue
+from ambidex.stores.log import Log
+from ambidex.stores.scope import Scope
+from ambidex.stores.search import Index
+
+__all__ = ["Core", "Face", "StorageBackend"]
+
+_log = logging.getLogger("ambidex")
+_PROBE_SECONDS = 2.0
+
+
+class Core(Protocol):
+    """What all faces of one storage object share; ``ambidex.storage`` has it."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        ...
+
+    def backend(self, capability: Capability) -> Backend:
+        """Return the backend that has been chosen for a capability."""
+        ...
+
+    def leaf(self, capability: Capability, blocking: bool) -> Leaf:
+        """Return a colour of the backend for a capability."""
+        ...
+
+    def runtime(self, blocking: bool) -> Runtime:
+        """Return the services of a mode."""
+        ...
+
+    def configured(self) -> dict[Capability, Backend]:
+        """Return the capabilities that a backend stands behind."""
+        ...
+
+
+class StorageBackend(ABC):
+    """The smallest storage that older code asks for: four methods, each a value or an awaitable by context."""
+
+    @abstractmethod
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+
+    @abstractmethod
+    def set(self, key: str, value: Any, ttl: TTL | None = None) -> Any:
+        """Store a value."""
+
+    @abstractmethod
+    def delete(self, key: str) -> Any:
+        """Delete a key; true if it existed."""
+
+    @abstractmethod
+    def search(self, query: str, **kw: Any) -> Any:
+        """Return the best matches of a query."""
+
+
+class Face(Store):
+    """The flat methods that all faces have, written once over the rooms.
+
+    Subclasses say which mode their ports are of.
+    """
+
+    _is_blocking = False
+
+    def __init__(self, core: Core, tenant: str = "") -> None:
+        self._core = core
+        self._tenant = tenant
+
+    def __repr__(self) -> str:
+        tenant = f", tenant={self._tenant!r}" if self._tenant else ""
+        return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
+
+    def _scope(self, capability: Capability) -> Scope:
+        core = self._core
+        scope = Scope(
+            core.leaf(capability, self._is_blocking),
+            core.runtime(self._is_blocking),
+            max_bytes=core.settings.max_value_bytes,
+            capabilities=core.backend(capability).capabilities,
+        )
+        return scope.for_tenant(self._tenant) if self._tenant else scope
+
+    @functools.cached_property
+    def _kv(self) -> KeyValue:
+        return KeyValue(self._scope(Capability.KV))
+
+    @functools.cached_property
+    def _events(self) -> Log:
+        return Log(self._scope(Capability.LOG))
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        return Index(self._scope(Capability.SEARCH))
+
+    @functools.cached_property
+    def _conversations(self) -> Conversations:
+        return Conversations(self._scope(Capability.KV), self._scope(Capability.LOG), self._search_scope())
+
+    @functools.cached_property
+    def _documents(self) -> Documents:
+        return Documents(self._scope(Capability.KV), self._search_scope())
+
+    def _search_scope(self) -> Scope | None:
+        """Return the scope of search, or None: conversations and documents are kept without it, too."""
+        try:
+            return self._scope(Capability.SEARCH)
+        except CapabilityMissing:
+            return None
+
+    @operation
+    async def get(self, key: str) -> Any:
+        """Return the value of a key, or None. See :meth:`KeyValue.get`."""
+        return await self._kv.get(key)
+
+    @operation
+    async def set(self, key: str, value: Any, ttl: TTL | None = None) -> None:
+        """Store a value, for ``ttl`` seconds if given. See :meth:`KeyValue.set`."""
+        await self._kv.set(key, value, ttl)
+
+    @operation
+    async def delete(self, key: str) -> bool:
+        """Delete a key; True if it existed."""
+        return await self._kv.delete(key)
+
+    @operation
+    async def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 10,
+        namespace: str = "default",
+        filters: Mapping[str, Any] | None = None,
+        vector: Sequence[float] | None = None,
+        min_score: float = 0.0,
+    ) -> list[Hit]:
+        """Return the best matches of a query. See :meth:`ambidex.stores.search.Index.search`."""
+        return await self._index.search(
+            query, top_k=top_k, namespace=namespace, filters=filters, vector=vector, min_score=min_score
+        )
+
+    @operation
+    async def save_conversation(
+        self, chat_id: str, messages: Iterable[Mapping[str, Any]], ttl_hours: float | None = 24
+    ) -> None:
+        """Make these messages the conversation. See :meth:`ambidex.stores.conversations.Conversations.save`."""
+        await self._conversations.save(chat_id, messages, ttl_hours)
+
+    @operation
+    async def get_conversation(self, chat_id: str, *, strict: bool = False) -> list[Message] | None:
+        """Return the system prompt and the last 20 messages, or None where there is no such conversation.
+
+        A storage failure is logged and gives None, unless ``strict``. See
+        :meth:`ambidex.stores.conversations.Conversations.get`.
+        """
+        return await self._conversations.get(chat_id, strict=strict)
+
+    @operation
+    async def search_context(
+        self, query: str, chat_id: str | None = None, include_conversation: bool = True, top_k: int = 5
+    ) -> dict[str, Any]:
+        """Return what belongs to a question, in three parts. See :func:`ambidex.stores.context.search_context`."""
+        return await search_context(
+            lambda: (self._index, self._conversations), query, chat_id, include_conversation, top_k
+        )
+
+    @operation
+    async def store_document(
+        self, content: str, metadata: Mapping[str, Any] | None = None, index_for_search: bool = True
+    ) -> str:
+        """Store a document and return its id. See :meth:`ambidex.stores.documents.Documents.store`."""
+        return await self._documents.store(content, metadata, index_for_search)
+
+    @operation
+    async def batch_store_documents(self, documents: Iterable[Any], index_for_search: bool = True) -> list[str]:
+        """Store documents and return their ids, in order.
+
+        See :meth:`ambidex.stores.documents.Documents.store_many`.
+        """
+        return await self._documents.store_many(documents, index_for_search)
+
+    @operation
+    async def health_check(self) -> dict[str, bool]:
+        """Probe each configured capability's backend with a real round trip.
+
+        A server that is down or frozen gives False within two seconds.
+        """
+        configured = self._core.configured()
+        backends = list({id(backend): backend for backend in configured.values()}.values())
+        answers = await self._core.runtime(self._is_blocking).gather(
+            [functools.partial(self._probe, b) for b in backends]
+        )
+        well = {id(backend): answer for backend, answer in zip(backends, answers, strict=True)}
+        return {str(capability): well[id(backend)] for capability, backend in configured.items()}
+
+    async def _probe(self, backend: Backend) -> bool:
+        try:
+            with deadline(_PROBE_SECONDS):
+                await (backend.blocking if self._is_blocking else backend.aio).ping()
+        except AmbidexError as error:
+            _log.warning("health check of %s failed: %s", backend.name, error)
+            return False
+        return True
+
+    @context
+    async def transaction(self) -> AsyncGenerator[None, None]:
+        """Make everything done inside on the main backend one atomic unit, seen by nobody else before its end.
+
+        An exception undoes it; inside another transaction it is a savepoint. Works with ``with`` and ``async with``.
+
+        Raises:
+            CapabilityMissing: the backend has no transactions.
+            Conflict: another writer was faster; run the unit again.
+            LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
+        """
+        leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
+        async with leaf.transaction():
+            yield

@@ -1,0 +1,404 @@
+"""The records and index entries behind documents, and how they stay in step; ``stores.documents`` has one of these.
+
+Keys are ``d:`` the head of a document, ``b:`` the content of each version, ``p:`` and ``f:`` the claim that makes a
+document the only one with its path or content, ``t:`` and ``c:`` labels to list it by, ``o:`` and ``l:`` intents and
+their leases. The invariant: an intent is written before, and deleted after, whatever no transaction holds together.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+from uuid import uuid4
+
+from ambidex.core.codec import Stored, decode, encode
+from ambidex.core.keys import escape, unescape
+from ambidex.core.ports import Capability, Put, When
+from ambidex.errors import AlreadyExists, AmbidexError, Conflict, NotFound, PartialFailure, VersionConflict
+from ambidex.stores.document_parts import Draft, Head, cut, index_items, uuid7
+from ambidex.stores.scope import Scope
+from ambidex.stores.search import Index
+
+__all__ = ["Records", "Target"]
+
+T = TypeVar("T")
+
+_GROUP = 200
+_PAGE = 500
+_ATTEMPTS = 40
+_INTENT_LEASE_MS = 60_000
+_RECOVER_EVERY = 30.0
+_GONE_MS = 60_000
+
+
+class Target(NamedTuple):
+    """A draft, and which document it is the next version of, where the caller said so."""
+
+    draft: Draft
+    id: str | None = None
+    version: int | None = None
+
+
+class _Plan(NamedTuple):
+    """What is to be written of one document; ``entry_version`` is that of its head's record."""
+
+    draft: Draft
+    head: Head
+    before: Head | None
+    entry_version: int
+
+
+class Records:
+    """See the module.
+
+    Args:
+        kv: where the records are kept.
+        search: where the chunks are indexed; None: nowhere.
+        namespace: a space of its own, for records and index alike.
+    """
+
+    def __init__(self, kv: Scope, search: Scope | None, namespace: str) -> None:
+        self._kv, self._runtime, self._max = kv.leaf.kv, kv.runtime, kv.max_bytes
+        self._namespace = namespace
+        self.index = None if search is None else Index(search)
+        self._prefix = kv.prefix("doc", namespace)
+        one_backend = search is None or search.leaf is kv.leaf
+        self._unit = kv.leaf.transaction if one_backend and Capability.TRANSACTIONS in kv.capabilities else None
+        self._recovered_at = -_RECOVER_EVERY
+
+    # ---------------------------------------------------------------- keys and records
+
+    def _key(self, kind: str, name: str) -> str:
+        """Return a key; d: heads, p: ids by path, f: ids by fingerprint."""
+        return f"{self._prefix}{kind}:{escape(name)}"
+
+    def _body(self, id_: str, version: int) -> str:
+        return f"{self._prefix}b:{escape(id_)}:{version}"
+
+    def _claim(self, of: Draft | Head) -> str:
+        """Return the key that makes a document the only one with its path, or else with its content."""
+        return self._key("f", of.fingerprint) if of.path is None else self._key("p", of.path)
+
+    def _labels(self, head: Head) -> list[str]:
+        """Return the keys by which a document is listed."""
+        id_ = escape(head.id)
+        keys = [f"{self._key('t', tag)}:{id_}" for tag in head.tags]
+        return keys if head.category is None else [*keys, f"{self._key('c', head.category)}:{id_}"]
+
+    async def head(self, id_: str) -> Head | None:
+        """Return a document's current record, or None."""
+        stored = await self._kv.get(self._key("d", id_))
+        return None if stored is None else _head(stored)
+
+    async def heads(self, ids: Sequence[str]) -> list[Head | None]:
+        """Return the current records, in order."""
+        found = await self._kv.get_many([self._key("d", id_) for id_ in ids]) if ids else []
+        return [None if stored is None else _head(stored) for stored in found]
+
+    async def body(self, id_: str, version: int) -> tuple[Head, str] | None:
+        """Return a version and its content, or None."""
+        stored = await self._kv.get(self._body(id_, version))
+        if stored is None:
+            return None
+        body = decode(stored)
+        return Head(**body["head"]), body["content"]
+
+    async def versions(self, head: Head) -> list[Head]:
+        """Return every version up to this one, the first one first."""
+        bodies = await self._kv.get_many([self._body(head.id, number) for number in range(1, head.version + 1)])
+        return [Head(**decode(stored)["head"]) for stored in bodies if stored is not None]
+
+    async def owner(self, path: str) -> str | None:
+        """Return the id of the document with this path, or None."""
+        stored = await self._kv.get(self._key("p", path))
+        return None if stored is None else str(decode(stored))
+
+    async def ids(
+        self, tag: str | None = None, category: str | None = None, path: str | None = None, page: int = _PAGE
+    ) -> AsyncGenerator[list[str], None]:
+        """Yield pages of ids; the narrowest of the conditions chooses the keys, the caller checks the others."""
+        if tag is not None:
+            start = self._key("t", tag) + ":"
+        elif category is not None:
+            start = self._key("c", category) + ":"
+        elif path is not None:
+            start = self._key("p", path)
+        else:
+            start = self._prefix + "d:"
+        after: str | None = None
+        while True:
+            keys, after = await self._kv.scan(start, after, page)
+            if path is not None and tag is None and category is None:
+                owners = await self._kv.get_many(keys) if keys else []
+                yield [decode(owner) for owner in owners if owner is not None]
+            else:
+                yield [unescape(key.rsplit(":", 1)[1]) for key in keys]
+            if after is None:
+                return
+
+    async def counts(self, kind: str) -> dict[str, int]:
+        """Count the documents by tag ("t") or category ("c")."""
+        start, after = f"{self._prefix}{kind}:", None
+        counts: dict[str, int] = {}
+        while True:
+            keys, after = await self._kv.scan(start, after, _PAGE)
+            for key in keys:
+                name = unescape(key[len(start) :].split(":", 1)[0])
+                counts[name] = counts.get(name, 0) + 1
+            if after is None:
+                return dict(sorted(counts.items()))
+
+    # ---------------------------------------------------------------- writing
+
+    async def _atomically(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run a unit, in a transaction where there is one, again while others win."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                if self._unit is None:
+                    return await work()
+                async with self._unit():
+                    return await work()
+            except Conflict:
+                if attempt == _ATTEMPTS:
+                    raise
+                await self._runtime.sleep(random.uniform(0, min(0.1, 0.001 * 2**attempt)))  # noqa: S311  # jitter
+        raise AssertionError("unreachable")
+
+    async def write(self, targets: list[Target]) -> list[str]:
+        """Store documents unit by unit and return their ids, in order."""
+        await self.recover_sometimes()
+        ids: list[str] = []
+        for group in self._groups(targets):
+            try:
+                ids += await self._atomically(lambda group=group: self._apply(group))  # type: ignore[misc]
+            except AmbidexError as error:
+                if len(targets) == 1:
+                    raise
+                failed = dict.fromkeys(range(len(ids), len(ids) + len(group)), error)
+                raise PartialFailure(
+                    f"documents from {len(ids)} on were not stored",
+                    failed,
+                    [*ids, *[None] * (len(targets) - len(ids))],
+                ) from error
+        return ids
+
+    def _groups(self, targets: list[Target]) -> Iterable[list[Target]]:
+        """Cut a batch into units in which no document comes twice."""
+        group: list[Target] = []
+        seen: set[str] = set()
+        for target in targets:
+            claim = self._claim(target.draft)
+            if claim in seen or len(group) >= _GROUP:
+                yield group
+                group, seen = [], set()
+            group.append(target)
+            seen.add(claim)
+        if group:
+            yield group
+
+    async def _apply(self, group: list[Target]) -> list[str]:
+        """Store the documents of one unit."""
+        plans, ids = await self._plan(group)
+        if not plans:
+            return ids
+        changed = [*(plan.head for plan in plans), *(plan.before for plan in plans if plan.before is not None)]
+        intent = await self._intend(changed)
+        try:
+            await self._put_records(plans)
+        except Conflict:
+            if intent:  # no transaction undoes it, so bring what was written into order before the next attempt
+                await self._settle(changed)
+                await self._kv.delete_many(intent)
+            raise
+        if self._unit is None:
+            await self._settle(changed)
+            await self._kv.delete_many(intent)
+        else:
+            await self._put_rest(plans)
+        return ids
+
+    async def _plan(self, group: list[Target]) -> tuple[list[_Plan], list[str]]:
+        owners = await self._kv.get_many([self._claim(target.draft) for target in group])
+        known = [t.id or (None if owner is None else decode(owner)) for t, owner in zip(group, owners, strict=True)]
+        heads = dict(zip(known, await self.heads([id_ or "" for id_ in known]), strict=True))
+        plans: list[_Plan] = []
+        ids: list[str] = []
+        for target, id_, owner in zip(group, known, owners, strict=True):
+            before = heads[id_] if id_ is not None else None
+            _check_target(target, before, None if owner is None else decode(owner))
+            if id_ is not None and before is None:
+                raise Conflict(f"document {id_!r} is being stored or deleted by somebody else")
+            if before is not None and before.fingerprint == target.draft.fingerprint and id_ is not None:
+                ids.append(id_)
+                continue
+            version = 0
+            if before is not None:
+                entry = await self._kv.entry(self._key("d", before.id))
+                if entry is None or _head(entry.value) != before:
+                    raise Conflict(f"document {before.id!r} was changed by somebody else")
+                version = entry.version
+            head = target.draft.head(id_ or uuid7(), before)
+            plans.append(_Plan(target.draft, head, before, version))
+            ids.append(head.id)
+        return plans, ids
+
+    async def _put_records(self, plans: list[_Plan]) -> None:
+        """Write contents, claims and heads, in this order: a head never stands without the others."""
+        bodies = [
+            Put(
+                self._body(p.head.id, p.head.version),
+                encode({"head": p.head.stored(), "content": p.draft.content}, self._max),
+            )
+            for p in plans
+        ]
+        await self._kv.put_many(bodies, None)
+        for plan in plans:
+            if plan.before is None or self._claim(plan.before) != self._claim(plan.head):
+                id_ = encode(plan.head.id)
+                if not await self._kv.put(self._claim(plan.head), id_, None, When.ABSENT):
+                    raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
+        new = [Put(self._key("d", p.head.id), encode(p.head.stored(), self._max)) for p in plans if p.before is None]
+        if new:
+            await self._kv.put_many(new, None)
+        for plan in plans:
+            if plan.before is not None:
+                stored = encode(plan.head.stored(), self._max)
+                if await self._kv.swap(self._key("d", plan.head.id), stored, plan.entry_version, None) is None:
+                    raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
+
+    async def _put_rest(self, plans: list[_Plan]) -> None:
+        """Write labels and index, in the transaction that has written the records."""
+        labels = {key for plan in plans for key in self._labels(plan.head)}
+        stale, entries = set[str](), set[str]()
+        for plan in plans:
+            entries.update(plan.head.chunk_ids())
+            if plan.before is not None:
+                stale.update(plan.before.chunk_ids())
+                old = {*self._labels(plan.before), self._claim(plan.before)}
+                old -= {*self._labels(plan.head), self._claim(plan.head)}
+                if old:
+                    await self._kv.delete_many(sorted(old))
+        if labels:
+            await self._kv.put_many([Put(key, 1) for key in sorted(labels)], None)
+        if self.index is not None:
+            items = [item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks)]
+            await self.index.add_many(items, namespace=self._namespace)
+            await self._unindex(stale - entries)
+
+    async def remove(self, id_: str) -> bool:
+        """Delete a document with everything that belongs to it; False if there is none."""
+        await self.recover_sometimes()
+        return await self._atomically(lambda: self._remove(id_))
+
+    async def _remove(self, id_: str) -> bool:
+        entry = await self._kv.entry(self._key("d", id_))
+        head = None if entry is None else _head(entry.value)
+        if entry is None or head is None:
+            return False
+        intent = await self._intend([head])
+        if await self._kv.swap(self._key("d", id_), encode({"gone": True}), entry.version, _GONE_MS) is None:
+            raise Conflict(f"document {id_!r} was changed while it was deleted")
+        await self._settle([head])
+        await self._kv.delete_many([self._key("d", id_), *intent])
+        return True
+
+    # ---------------------------------------------------------------- intents
+
+    async def _intend(self, heads: list[Head]) -> list[str]:
+        """Write down what is going to change, where no transaction holds it together; return the keys to delete."""
+        if self._unit is not None:
+            return []
+        name = uuid4().hex
+        keys = [f"{self._prefix}o:{name}", f"{self._prefix}l:{name}"]
+        await self._kv.put(keys[1], 1, _INTENT_LEASE_MS, When.ALWAYS)
+        await self._kv.put(keys[0], encode([head.stored() for head in heads]), None, When.ALWAYS)
+        return keys
+
+    async def recover_sometimes(self) -> None:
+        """Finish what others left, at first use and then every half minute; a transaction leaves nothing."""
+        if self._unit is None and time.monotonic() - self._recovered_at > _RECOVER_EVERY:
+            await self.recover(force=False)
+
+    async def _settle(self, heads: list[Head]) -> None:
+        """Make everything else agree with what is stored of these heads' documents, whatever was written of it."""
+        ids = list(dict.fromkeys(head.id for head in heads))
+        stale = {name for head in heads for name in head.chunk_ids()}
+        for id_, now in zip(ids, await self.heads(ids), strict=True):
+            mine = [head for head in heads if head.id == id_]
+            keep = set() if now is None else {*self._labels(now), self._claim(now)}
+            drop = {key for head in mine for key in self._labels(head)} - keep
+            for claim in {self._claim(head) for head in mine} - keep:
+                owner = await self._kv.get(claim)
+                if owner is not None and decode(owner) == id_:
+                    drop.add(claim)
+            newest = max(head.version for head in mine)
+            first = 1 if now is None else now.version + 1
+            drop |= {self._body(id_, version) for version in range(first, newest + 1)}
+            if drop:
+                await self._kv.delete_many(sorted(drop))
+            if now is not None and self._labels(now):
+                await self._kv.put_many([Put(key, 1) for key in self._labels(now)], None)
+        await self.sync(ids, stale)
+
+    async def sync(self, ids: Sequence[str], stale: set[str]) -> None:
+        """Index the current versions and remove other entries; again, if the documents changed meanwhile."""
+        if self.index is None:
+            return
+        heads = await self.heads(ids)
+        while True:
+            entries: set[str] = set()
+            bodies = await self._kv.get_many([self._body(h.id, h.version) for h in heads if h is not None])
+            for head, stored in zip((h for h in heads if h is not None), bodies, strict=True):
+                if stored is not None and head.indexed:
+                    chunks = cut(decode(stored)["content"], head.chunk_size, head.chunk_overlap)
+                    await self.index.add_many(index_items(head, chunks), namespace=self._namespace)
+                    entries.update(head.chunk_ids())
+            await self._unindex(stale - entries)
+            again = await self.heads(ids)
+            if again == heads:
+                return
+            stale |= entries
+            heads = again
+
+    async def _unindex(self, names: set[str]) -> None:
+        if names and self.index is not None:
+            await self.index.remove(*sorted(names), namespace=self._namespace)
+
+    async def recover(self, force: bool) -> int:
+        """Finish the intents whose writers are gone; return how many."""
+        done, after = 0, None
+        self._recovered_at = time.monotonic()
+        while True:
+            keys, after = await self._kv.scan(self._prefix + "o:", after, _PAGE)
+            for key in keys:
+                lease = self._prefix + "l:" + key[len(self._prefix) + 2 :]
+                if not force and await self._kv.get(lease) is not None:
+                    continue
+                stored = await self._kv.get(key)
+                if stored is not None:
+                    heads = [Head(**head) for head in decode(stored)]
+                    await self._settle(heads)
+                    await self._kv.delete_many([key, lease])
+                    done += 1
+            if after is None:
+                return done
+
+
+def _head(stored: Stored) -> Head | None:
+    """Return a head, or None for what a deletion leaves for a minute."""
+    fields = decode(stored)
+    return None if "gone" in fields else Head(**fields)
+
+
+def _check_target(target: Target, before: Head | None, owner: str | None) -> None:
+    """Refuse an update of what is not there any more as it was seen, or to a path that is taken."""
+    if target.id is None:
+        return
+    if before is None:
+        raise NotFound(f"there is no document {target.id!r}")
+    if target.version is not None and before.version != target.version:
+        raise VersionConflict(f"document {target.id!r} has version {before.version} by now, not {target.version}")
+    if owner is not None and owner != target.id and target.draft.path is not None:
+        raise AlreadyExists(f"another document has the path {target.draft.path!r}")

@@ -1,0 +1,95 @@
+"""The demo's job: every text is stored and found, the conversation kept, each operation timed in each mode."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ambidex import UnifiedStorage
+from ambidex.demo.job import OPERATIONS, Timings, Watch, passage, run
+from ambidex.demo.texts import Text
+from ambidex.errors import UnsupportedValue
+
+TEXTS = [Text(f"{n}.txt", f"Text {n}", f"The word of this text is w{n}ord.\n\nNothing here.") for n in range(12)]
+QUESTIONS = ["which has w3ord?", "which has w7ord?"]
+
+
+class Seen(Watch):
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.paths: list[str] = []
+        self.operations: list[str] = []
+
+    def stored(self, done: int, path: str) -> None:
+        self.threads.add(threading.get_ident())
+        self.paths.append(path)
+
+    def measuring(self, operation: str) -> None:
+        self.operations.append(operation)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///demo.db"])
+def test_texts_are_stored_from_a_thread_and_found_from_a_loop(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = Seen()
+    with UnifiedStorage(url):
+        storage = UnifiedStorage(url)
+        report = run(storage, TEXTS, QUESTIONS, seen)
+        storage.close()
+    assert seen.paths == [text.path for text in TEXTS]
+    assert seen.threads.isdisjoint({threading.get_ident()})
+    assert seen.operations == list(OPERATIONS)
+    assert [(answer.source, answer.passage) for answer in report.answers] == [
+        ("3.txt", "The word of this text is w3ord."),
+        ("7.txt", "The word of this text is w7ord."),
+    ]
+    assert report.stored["documents"] == len(TEXTS)
+    assert report.stored["messages of the conversation"] == 2 * (report.asked_meanwhile + len(QUESTIONS))
+    assert {(row["operation"], row["mode"]) for row in report.alone.rows()} == {
+        (operation, mode) for operation in OPERATIONS for mode in ("sync", "async")
+    }
+    assert all(report.health["sync"].values())
+    assert all(report.health["async"].values())
+
+
+def test_timing_leaves_nothing_behind() -> None:
+    storage = UnifiedStorage("memory://")
+    run(storage, TEXTS, QUESTIONS)
+    assert storage.sync.kv.namespaces() == []
+    assert storage.sync.index.count(namespace="demo-timing") == 0
+    assert list(storage.sync.events.streams()) == ["demo"]
+
+
+def test_an_error_in_the_storing_thread_is_raised() -> None:
+    with pytest.raises(UnsupportedValue, match="NUL"):
+        run(UnifiedStorage("memory://"), [*TEXTS, Text("bad", "bad", "a\x00b")], QUESTIONS)
+
+
+def test_percentiles_are_measured_values() -> None:
+    timings = Timings()
+    timings.seconds["op", "sync"] = [n / 1000 for n in range(1, 101)]
+    timings.seconds["none", "sync"] = []
+    assert timings.rows() == [{"operation": "op", "mode": "sync", "calls": 100, "p50_ms": 50.5, "p95_ms": 95.0}]
+
+
+def test_a_block_that_raises_is_not_counted() -> None:
+    timings = Timings()
+    with pytest.raises(ZeroDivisionError), timings.of("op", "sync"):
+        _ = 1 / 0
+    assert timings.rows() == []
+
+
+def test_a_passage_is_the_paragraph_that_has_the_rarest_words_of_the_question() -> None:
+    geese = "# Swan lakes\n\nGeese graze in winter.\n\n```python\nwhooper = swan\n```"
+    swans = "Birds winter here.\n\n- The *whooper* swan\n  winters here. " + "More. " * 100 + "\n- The mute swan stays."
+    found, number = passage([geese, swans], "Where does the whooper swan winter?")
+    assert number == 1
+    assert found.startswith("- The whooper swan winters here.")
+    assert len(found) <= 302
+    assert found.endswith(" …")
+
+
+def test_a_text_of_nothing_but_a_heading_is_its_own_passage() -> None:
+    assert passage(["# Swans"], "swans?") == ("# Swans", 0)
