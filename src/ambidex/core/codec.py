@@ -164,7 +164,14 @@ def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
         raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
     out: list[Any] | None = None
     for index, item in enumerate(value):
-        if type(item) in _ATOMS:
+        kind = type(item)  # the common kinds in place, as in _dict
+        if kind is str:
+            if "\x00" not in item and len(item) <= limit:
+                continue
+        elif kind is int:
+            if _INT_MIN <= item <= _INT_MAX:
+                continue
+        elif (kind is float and item - item == 0.0 != item) or kind in _ATOMS:
             continue
         try:
             plain = _plain(item, depth + 1, limit)
@@ -188,8 +195,14 @@ def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
         try:
             if "\x00" in key:
                 _str(key, depth, limit)
-            kind = type(item)
-            if kind in _ATOMS or (kind is str and "\x00" not in item and len(item) <= limit):
+            kind = type(item)  # the common kinds in place: a call for each would take most of the time of a write
+            if kind is str:
+                if "\x00" not in item and len(item) <= limit:
+                    continue
+            elif kind is int:
+                if _INT_MIN <= item <= _INT_MAX:
+                    continue
+            elif (kind is float and item - item == 0.0 != item) or kind in _ATOMS:
                 continue
             plain = _plain(item, depth + 1, limit)
         except _Bad as bad:
