@@ -164,7 +164,16 @@ def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
         raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
     out: list[Any] | None = None
     for index, item in enumerate(value):
-        if type(item) in _ATOMS:
+        kind = type(item)
+        if (  # as in _dict
+            ("\x00" not in item and len(item) <= limit)
+            if kind is str
+            else _INT_MIN <= item <= _INT_MAX
+            if kind is int
+            else item - item == 0.0 != item
+            if kind is float
+            else kind in _ATOMS
+        ):
             continue
         try:
             plain = _plain(item, depth + 1, limit)
@@ -188,8 +197,16 @@ def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
         try:
             if "\x00" in key:
                 _str(key, depth, limit)
-            kind = type(item)
-            if kind in _ATOMS or (kind is str and "\x00" not in item and len(item) <= limit):
+            kind = type(item)  # the common kinds in place: a call for each would take most of the time of a write
+            if (
+                ("\x00" not in item and len(item) <= limit)
+                if kind is str
+                else _INT_MIN <= item <= _INT_MAX
+                if kind is int
+                else item - item == 0.0 != item  # finite, and not a zero that could be -0.0
+                if kind is float
+                else kind in _ATOMS
+            ):
                 continue
             plain = _plain(item, depth + 1, limit)
         except _Bad as bad:

@@ -24,8 +24,14 @@ _ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})*\Z")
 
 
+_BYTES = [f"%{byte:02X}" for byte in range(256)]
+_ASCII = {chr(byte): _BYTES[byte] for byte in range(128)}
+
+
 def _hex(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8"))
+    run = match.group()
+    # nearly always one separator: a slash, a colon, a dot
+    return _ASCII.get(run) or "".join([_BYTES[byte] for byte in run.encode("utf-8")])
 
 
 def escape(part: str) -> str:

@@ -110,7 +110,8 @@ class KeyValue(Store):
     @operation
     async def set_many(self, items: Mapping[str, Any], ttl: TTL | None = None) -> None:
         """Store several values in one batch, all or none where the backend can."""
-        puts = [Put(self._key(key), encode(value, self._max)) for key, value in items.items()]
+        prefix, most = self._prefix, self._max
+        puts = [Put(prefix + escape(key), encode(value, most)) for key, value in items.items()]
         if puts:
             await self._port.put_many(puts, ttl_to_ms(ttl))
 

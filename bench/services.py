@@ -1,0 +1,58 @@
+"""Servers and storages for the rows that need one; ``bench.redis`` and ``bench.postgres`` call this.
+
+A private server is started at first use and serves every row of the run; it ends with the process. The environment
+variables that point the tests at an existing server point the benchmarks at it, too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ambidex import UnifiedStorage
+from ambidex.errors import ConfigurationError
+from bench.documents import KEYS, document
+from bench.harness import CannotRun, require
+
+__all__ = ["storage", "url"]
+
+
+@functools.cache
+def url(kind: str) -> str:
+    """Return the URL of a running server.
+
+    Args:
+        kind: its name in ``tests.services.catalogue``.
+
+    Raises:
+        CannotRun: none of its flavours can run here.
+    """
+    service = require("tests.services.catalogue", "the folder tests/services").KINDS[kind]
+    reasons = []
+    for flavour in service.flavours:
+        reason = service.unavailable(flavour)
+        if reason is None:
+            started: str = service.create(flavour).start().url
+            return started
+        reasons.append(f"{flavour}: {reason}")
+    raise CannotRun(f"no {kind} server ({'; '.join(reasons)})")
+
+
+@contextmanager
+def storage(kind: str) -> Iterator[UnifiedStorage]:
+    """Open our storage on a server, with the documents in it.
+
+    Raises:
+        CannotRun: this version of ambidex has no such backend, or its driver is not installed.
+    """
+    opened = UnifiedStorage(url(kind))
+    try:
+        kv = opened.sync.kv
+    except ConfigurationError as error:
+        raise CannotRun(str(error)) from None
+    try:
+        kv.set_many({key: document(number) for number, key in enumerate(KEYS)})
+        yield opened
+    finally:
+        opened.sync.close()
