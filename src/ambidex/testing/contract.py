@@ -23,7 +23,8 @@ import pytest
 
 from ambidex.core.dual import drive
 from ambidex.core.ports import Capability
-from ambidex.storage import Face, UnifiedStorage
+from ambidex.face import Face
+from ambidex.storage import UnifiedStorage
 from ambidex.stores.kv import KeyValue
 from ambidex.stores.log import Log
 from ambidex.stores.search import Index

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ambidex.storage import Face, UnifiedStorage
+    from ambidex.face import Face
+    from ambidex.storage import UnifiedStorage
     from ambidex.testing.contract import Mode
 
 __all__ = ["ambidex_mode", "ambidex_run", "ambidex_storage"]
