@@ -249,7 +249,7 @@ def scan(
 def ingest(
     path: str, /, *, url: str | None = None, search_url: str | None = None, tenant: str = "", json: bool = False
 ) -> None:
-    """Store every text file of a folder as a document that `ambidex search` finds.
+    """Store every text file of a folder as a document for `ambidex search`; a changed one becomes a new version.
 
     Args:
         path: a folder or a file.
@@ -267,7 +267,7 @@ def ingest(
         errors = _errors()
         started = time.perf_counter()
         for text in track(corpus.texts, "storing", console=errors, transient=True, disable=not errors.is_terminal):
-            storage.index.add(text.path, text.content, {"path": text.path}, title=text.title)
+            storage.store_document(text.content, {"path": text.path, "title": text.title})
         seconds = time.perf_counter() - started
     if json:
         _print_json({"stored": len(corpus.texts), "skipped": corpus.skipped, "seconds": seconds})

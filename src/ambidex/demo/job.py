@@ -38,6 +38,7 @@ CHAT, TIMING = "demo", "demo-timing"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 1.0
 _WORD = re.compile(r"\w{3,}")
 _SMALL_WORDS = frozenset(("about", "and", "are", "does", "for", "how", "said", "that", "the", "what", "when", "why"))
+_SHORTEST = 3  # spaces: less is a caption
 _WRITES, _READS, _SEARCHES, _COPIES = 40, 200, 50, 20
 
 
@@ -141,10 +142,12 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
     report.seconds = time.perf_counter() - started
     _measure(storage, texts, questions, report.alone, watch)
     report.health = {"sync": storage.sync.health_check(), "async": asyncio.run(_health(storage.aio))}
+    lengths = [document.length for document in storage.sync.documents.iterate()]
     report.stored = {
-        "documents": storage.sync.index.count(namespace="documents"),
-        "characters": sum(len(text.content) for text in texts),
-        "messages of the conversation": storage.sync.events.length(CHAT),
+        "documents": len(lengths),
+        "characters": sum(lengths),
+        "passages in the index": storage.sync.index.count(),
+        "messages of the conversation": len(storage.sync.conversations.history(CHAT)),
     }
     return report
 
@@ -155,7 +158,7 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
 def _store_all(storage: SyncStorage, texts: Sequence[Text], timings: Timings, watch: Watch) -> None:
     for done, text in enumerate(texts, 1):
         with timings.of("store a document", "sync"):
-            storage.index.add(text.path, text.content, {"path": text.path}, title=text.title, namespace="documents")
+            storage.store_document(text.content, {"path": text.path, "title": text.title})
         watch.stored(done, text.path)
 
 
@@ -176,13 +179,13 @@ async def _ask_all(
 async def _ask(storage: AsyncStorage, question: str, timings: Timings) -> Answer:
     """Search, and keep the question and the answer in the conversation."""
     with timings.of("search", "async"):
-        hits = await storage.search(question, top_k=3, namespace="documents")
+        hits = await storage.search(question, top_k=3)
     answer = Answer(question)
     if hits:
         text, best = passage([hit.text for hit in hits], question)
-        answer = Answer(question, text, hits[best].id, hits[best].score)
+        answer = Answer(question, text, hits[best].metadata.get("path", hits[best].id), hits[best].score)
     with timings.of("append two messages", "async"):
-        await storage.events.append(
+        await storage.conversations.append(
             CHAT,
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer.passage or "nothing found", "source": answer.source},
@@ -207,7 +210,8 @@ def _paragraphs(text: str) -> list[str]:
     """Return the paragraphs and list items of a text as lines, without its headings and blocks of code."""
     body = re.sub(r"^```.*?^```$|^#+ [^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
     parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )", body)
-    return [re.sub(r"[*`]", "", " ".join(part.split())) for part in parts if part.strip()] or [" ".join(text.split())]
+    lines = [re.sub(r"[*`]", "", " ".join(part.split())).strip("-| ") for part in parts]
+    return [line for line in lines if line.count(" ") >= _SHORTEST] or [" ".join(text.split())]
 
 
 def _words(text: str) -> set[str]:
@@ -229,9 +233,8 @@ def _measure(
                 call()
         asyncio.run(_time_all(operation, awaitable[operation], timings))
     storage.sync.kv.namespace(TIMING).clear()
-    storage.sync.index.reset(namespace=TIMING)
-    for name in list(storage.sync.events.streams(TIMING)):
-        storage.sync.events.drop(name)
+    storage.sync.documents.namespace(TIMING).clear()
+    storage.sync.conversations.delete(TIMING)
 
 
 Calls = list[Callable[[], Any]]
@@ -249,15 +252,18 @@ def _calls(face: SyncStorage | AsyncStorage, texts: Sequence[Text], questions: S
     value = {"name": "Ada", "born": 1815, "fields": ["mathematics", "computing"]}
     message = {"role": "user", "content": "How long does this take?"}
     asked = [questions[n % len(questions)] for n in range(_SEARCHES)]
+    documents = face.documents.namespace(TIMING)
+    paths = [f"{type(face).__name__}/{text.path}" for text in texts]  # new documents in each mode
     return {
         "set a key": [partial(kv.set, f"key-{n}", value) for n in range(_WRITES)],
         "get a key": [partial(kv.get, f"key-{n % _WRITES}") for n in range(_READS)],
         "store a document": [
-            partial(face.index.add, text.path, text.content, title=text.title, namespace=TIMING) for text in texts
+            partial(documents.store, text.content, {"path": path, "title": text.title})
+            for text, path in zip(texts, paths, strict=True)
         ],
-        "search": [partial(face.search, question, top_k=3, namespace="documents") for question in asked],
-        "append a message": [partial(face.events.append, TIMING, message)] * _WRITES,
-        "read a conversation": [partial(face.events.tail, CHAT, 20)] * _READS,
+        "search": [partial(face.search, question, top_k=3) for question in asked],
+        "append a message": [partial(face.conversations.append, TIMING, message)] * _WRITES,
+        "read a conversation": [partial(face.get_conversation, CHAT, strict=True)] * _READS,
     }
 
 

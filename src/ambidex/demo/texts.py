@@ -24,7 +24,7 @@ OWN_QUESTIONS = (
     "Does an acknowledged write survive a power cut?",
     "Why is pickle not used for values?",
     "How are keys escaped so that tenants stay apart?",
-    "What happens when the disk is full?",
+    "Is stored data readable when no space is left?",
     "How long may a transaction hold the writer?",
     "How do I set a deadline for a call?",
     "What happens to open connections after a fork?",
