@@ -10,6 +10,7 @@ import asyncio
 import math
 import re
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -136,9 +137,13 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
     report = Report()
     storage.sync.initialize()  # connecting is not what is to be measured
     started = time.perf_counter()
+    enough = threading.Event()
     with ThreadPoolExecutor(1, "demo-store") as pool:
-        storing = pool.submit(_store_all, storage.sync, texts, report.together, watch)
-        asyncio.run(_ask_all(storage.aio, questions, storing, report, watch))
+        storing = pool.submit(_store_all, storage.sync, texts, report.together, watch, enough)
+        try:
+            asyncio.run(_ask_all(storage.aio, questions, storing, report, watch))
+        finally:
+            enough.set()  # after Ctrl-C, the pool waits for one more document and not for all
     report.seconds = time.perf_counter() - started
     _measure(storage, texts, questions, report.alone, watch)
     report.health = {"sync": storage.sync.health_check(), "async": asyncio.run(_health(storage.aio))}
@@ -155,8 +160,12 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
 # The first part: a thread that stores and an event loop that asks, at once.
 
 
-def _store_all(storage: SyncStorage, texts: Sequence[Text], timings: Timings, watch: Watch) -> None:
+def _store_all(
+    storage: SyncStorage, texts: Sequence[Text], timings: Timings, watch: Watch, enough: threading.Event
+) -> None:
     for done, text in enumerate(texts, 1):
+        if enough.is_set():
+            return
         with timings.of("store a document", "sync"):
             storage.store_document(text.content, {"path": text.path, "title": text.title})
         watch.stored(done, text.path)
