@@ -56,12 +56,14 @@ def main(
     asked = list(questions) or (list(OWN_QUESTIONS) if path is None else questions_about(corpus.texts))
     with _storage(url, search_url) as storage:
         place = "SQLite in a temporary folder" if url is None else storage.settings.url.display
+        in_memory = storage.settings.url.backend == "memory"
         out = Console(highlight=False)
         if not as_json:
             out.print(
                 f"[bold]{len(corpus.texts)} texts[/] from {corpus.origin}"
                 + (f" ({corpus.skipped} other files left out)" if corpus.skipped else "")
-                + f"\n[bold]one storage object[/] on {place}, {storage.settings.durability}"
+                + f"\n[bold]one storage object[/] on {place}"
+                + ("" if in_memory else f", {storage.settings.durability}")
             )
         with _progress(Console(stderr=True), len(corpus.texts)) as watch:
             report = run(storage, corpus.texts, asked, watch)
@@ -69,7 +71,7 @@ def main(
             print(json.dumps(_as_data(report, corpus, place), indent=2))
         else:
             _print(report, out)
-            if url is not None:
+            if url is not None and not in_memory:
                 out.print(f"The data stays in {place}, under the tenant {TENANT}.", style="dim")
 
 
