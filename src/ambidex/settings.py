@@ -131,6 +131,8 @@ class Settings:
             table = tomllib.loads(text).get("ambidex", {})
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"the settings are not TOML: {error}") from None
+        if not isinstance(table, dict):
+            raise ConfigurationError("the settings have a value named ambidex where a table [ambidex] is expected")
         unknown = set(table) - {"url", *_COMMON, *OVERRIDES}
         if unknown:
             raise ConfigurationError(f"unknown setting {min(unknown)!r} in [ambidex]")
@@ -172,7 +174,7 @@ def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
     Raises:
         ConfigurationError: no URL, an unknown scheme, or a missing path; the message shows a URL that works.
     """
-    if "://" not in str(url):
+    if not isinstance(url, str) or "://" not in url:
         raise ConfigurationError(
             f"{redact(str(url))!r} is not a storage URL; one looks like sqlite:///data.db or redis://localhost:6379/0"
         )

@@ -385,7 +385,9 @@ class _AsyncContext(AbstractAsyncContextManager[T, bool | None]):
         except StopAsyncIteration:
             return True
         except BaseException as raised:
-            if raised is exc:
+            # an async generator turns these two into RuntimeError (PEP 479, PEP 525)
+            wrapped = isinstance(exc, (StopIteration, StopAsyncIteration)) and raised.__cause__ is exc
+            if raised is exc or wrapped:
                 return False
             raise
         raise UsageError("a @context body yielded after an exception")

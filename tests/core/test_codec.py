@@ -1,0 +1,170 @@
+"""The codec alone: round trips under random data, refusals with the path of the part, and bytes that are not ours."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ambidex.core.codec import FORMAT, decode, encode, to_plain
+from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
+from ambidex.testing.values import REFUSED, VALUES, same
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+_OFFSETS = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+_HASHABLE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: x != 0 or math.copysign(1, x) > 0),
+    _TEXT,
+    st.binary(),
+    st.datetimes(timezones=_OFFSETS),
+    st.dates(),
+    st.times(),
+    st.timedeltas(),
+    st.decimals(allow_nan=False, allow_infinity=False),
+    st.uuids(),
+)
+_ANY = st.recursive(
+    _HASHABLE,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(_TEXT, inner, max_size=4),
+        st.lists(inner, max_size=3).map(tuple),
+        st.frozensets(_HASHABLE, max_size=3),
+        st.sets(_HASHABLE, max_size=3),
+    ),
+    max_leaves=20,
+)
+
+
+@given(_ANY)
+def test_what_is_accepted_comes_back_the_same(value: Any) -> None:
+    assert same(decode(encode(value)), value)
+
+
+@given(st.binary())
+def test_foreign_bytes_decode_or_are_corrupted(data: bytes) -> None:
+    for stored in (data, bytes([FORMAT]) + data):
+        try:
+            decode(stored)
+        except Corrupted:
+            pass
+
+
+@given(st.sets(st.integers() | _TEXT, max_size=5).filter(lambda s: all(not isinstance(i, int) or abs(i) < 2**63 for i in s)))
+def test_equal_sets_have_equal_bytes(value: set[Any]) -> None:
+    assert encode(value) == encode(set(sorted(value, key=repr)))
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
+def test_values(value: Any) -> None:
+    assert same(decode(encode(value)), value)
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=[name for name, _ in REFUSED])
+def test_refused(name: str, value: Any) -> None:
+    with pytest.raises(UnsupportedValue):
+        encode(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ({"a": [0, {"b": math.nan}]}, r"value\['a'\]\[1\]\['b'\]: nan"),
+        ([0, 2**64], r"value\[1\]: the integer needs more than 64 bits"),
+        ({"when": datetime(2024, 1, 1)}, r"value\['when'\]: the datetime 2024-01-01T00:00:00 is naive; .*timezone.utc"),  # noqa: DTZ001
+        ({1: 2}, "the key 1 is int"),
+        (bytearray(b"x"), "bytes"),
+        ("a\x00", "NUL"),
+        (["\ud800"], "surrogate"),
+    ],
+)
+def test_a_refusal_names_the_part_and_the_remedy(value: Any, part: str) -> None:
+    with pytest.raises(UnsupportedValue, match=part):
+        encode(value)
+
+
+def test_integers_stay_integers_and_true_does_not() -> None:
+    assert encode(5) == 5
+    assert type(encode(True)) is bytes
+    assert decode(encode(True)) is True
+
+
+def test_the_size_limit_counts_bytes() -> None:
+    assert len(bytes(encode("é" * 40, 100))) <= 100  # type: ignore[arg-type]
+    for value in ("é" * 60, b"x" * 101, ["x" * 60, "y" * 60], {"k": b"x" * 101}, {"k": "x" * 101}):
+        with pytest.raises(ValueTooLarge, match="the limit is 100"):
+            encode(value, 100)
+
+
+def test_the_depth_limit_is_just_below_two_hundred_levels() -> None:
+    def nested(levels: int) -> Any:
+        value: Any = 1
+        for _ in range(levels):
+            value = [value]
+        return value
+
+    assert decode(encode(nested(200))) == nested(200)
+    with pytest.raises(UnsupportedValue, match="200 levels"):
+        encode(nested(201))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"\x00", b"\x02\x01", b"\x01", b"\x01\xc1", b"\x01\x92\x01", b"\x01\xc7\x01\x63x", b"\x01\xc7\x01\x05x", b"\x01\x01\x01"],
+)
+def test_damaged_bytes_are_corrupted(stored: bytes) -> None:
+    with pytest.raises(Corrupted):
+        decode(stored)
+
+
+def test_a_newer_format_is_named() -> None:
+    with pytest.raises(Corrupted, match="format 02, this version of ambidex reads 01"):
+        decode(b"\x02\x01")
+
+
+def test_a_set_of_unhashable_members_is_corrupted_not_a_type_error() -> None:
+    inside = msgspec.msgpack.encode([[1]])
+    with pytest.raises(Corrupted):
+        decode(b"\x01" + msgspec.msgpack.encode(msgspec.msgpack.Ext(8, inside)))
+
+
+def test_a_class_name_in_stored_data_decides_nothing() -> None:
+    value = {"__class__": "os.system", "__reduce__": ["x"], "py/object": "os.system"}
+    assert decode(encode(value)) == value
+
+
+class _Inner(pydantic.BaseModel):
+    at: datetime
+
+
+@dataclass
+class _Outer:
+    inner: _Inner
+    costs: list[Decimal]
+
+
+class _Struct(msgspec.Struct, tag=True):
+    outer: _Outer
+
+
+def test_models_stand_inside_each_other() -> None:
+    value = _Struct(_Outer(_Inner(at=datetime(2024, 1, 1, tzinfo=UTC)), [Decimal("1.10")]))
+    assert decode(encode(value), _Struct) == value
+    plain = to_plain(value)
+    assert plain["outer"]["inner"] == {"at": datetime(2024, 1, 1, tzinfo=UTC)}
+    assert decode(encode([value, value])) == [plain, plain]
+
+
+def test_a_value_that_does_not_fit_its_model_is_corrupted() -> None:
+    for model in (_Inner, _Outer, _Struct):
+        with pytest.raises(Corrupted, match=model.__name__):
+            decode(encode({"x": 1}), model)
