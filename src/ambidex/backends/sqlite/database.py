@@ -17,9 +17,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import apsw
 
@@ -32,6 +31,9 @@ from ambidex.backends.sqlite.writer import KeepWaiting, Writer
 from ambidex.errors import Closed, ForkedUse, PermissionDenied, StorageFull
 from ambidex.runtime.process import rest_during_fork
 from ambidex.settings import BackendUrl, Settings, default_url, parse_url
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Database"]
 
@@ -117,6 +119,8 @@ class Database:
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Run the call on one of the threads for what would hold up an event loop."""
+        from concurrent.futures import ThreadPoolExecutor  # cannot be imported by a thread that outlives the main one
+
         with self._executor_guard:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_WORKERS, "ambidex-sqlite-reader")
@@ -177,8 +181,12 @@ class Database:
             _abandon(inherited)
         self._make()
         if self._folder is not None and inherited is None:
-            self._folder = self._folder.copy()
-            self._set_path(self._folder.file)
+            try:
+                self._folder = self._folder.copy()
+            except (apsw.Error, OSError):
+                _inherited[os.path.realpath(self.path)] = []  # no copy, and the parent's own must not be shared
+            else:
+                self._set_path(self._folder.file)
 
     def _connect(self, keep_waiting: KeepWaiting) -> apsw.Connection:
         conn = open_writer(self.path, self.settings.durability == "durable", keep_waiting)
@@ -212,9 +220,11 @@ class _Folder:
         """Return a folder of this process with the same data."""
         folder = _Folder()
         if os.path.exists(self.file):
-            with apsw.Connection(self.file, flags=apsw.SQLITE_OPEN_READWRITE) as source:
+            source = apsw.Connection(self.file, flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
                 source.execute("VACUUM INTO ?", (folder.file,)).fetchall()
-            source.close()
+            finally:
+                source.close()
         return folder
 
     def remove(self) -> None:
