@@ -1,7 +1,8 @@
 """Opening SQLite connections, and the reading ones that each thread keeps; the leaf pair and the writer call this.
 
-The invariant: a connection is used by one thread at a time and never in a process that did not open it. Reading
-connections cannot write, wait for no lock, and stop a query when their :class:`Reader`'s limit says so.
+The invariant: a connection is used by one thread at a time, and none is open while the process forks. Reading
+connections cannot write; each query on one ends within its limit, which is a deadline, or for an *inline* connection
+a few dozen microseconds of work and a bounded size of value.
 """
 
 from __future__ import annotations
@@ -11,41 +12,69 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import apsw
 
 from ambidex.backends.sqlite.errors import translate
-from ambidex.errors import Closed
+from ambidex.errors import Closed, DeadlineExceeded
 
-__all__ = ["STEPS", "LongRead", "Reader", "Readers", "abandon", "open_reader", "open_writer"]
+__all__ = ["INLINE_BYTES", "STEPS", "InlineReader", "LongRead", "Reader", "Readers", "open_reader", "open_writer"]
 
 STEPS = 1000
 """VM instructions between two looks at a query's limit, about 25 µs."""
 
+INLINE_BYTES = 64 * 1024
+"""The largest text, blob or row that an inline query may meet: copying it takes about 10 µs."""
+
 _CACHE_KIB = 8 * 1024
-_abandoned: list[object] = []
+_OPENING_SECONDS = 5.0
+
+Row = tuple[Any, ...]
 
 
-def abandon(resource: object) -> None:
-    """Keep what a fork inherited from ever being closed here: closing it could disturb the parent's file."""
-    import ctypes
-
-    _abandoned.append(resource)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
+def pause(tries: int) -> None:
+    """Wait a little before another process's lock is tried again, longer each time."""
+    time.sleep(min(0.02, 0.0005 * 2 ** min(tries, 10)))
 
 
-def open_writer(path: str, durable: bool, busy_ms: int) -> apsw.Connection:
-    """Open the connection that writes, creating the file if its folder exists."""
+def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -> apsw.Connection:
+    """Open the connection that writes, creating the file if its folder exists.
+
+    Args:
+        path: the file.
+        durable: whether each COMMIT is flushed to the disk.
+        keep_waiting: SQLite's busy handler: called with the number of calls so far while another process holds a lock
+            that is wanted, waits a little, and says whether to try again.
+    """
+    conn = None
     try:
         conn = apsw.Connection(path)
-        conn.set_busy_timeout(busy_ms)
-        conn.execute("PRAGMA journal_mode = WAL").fetchall()
+        conn.set_busy_handler(keep_waiting)
+        _use_wal(conn, keep_waiting)
         conn.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").fetchall()
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
-    except apsw.Error as error:
-        raise translate(error, path, "opening") from None
+    except BaseException as error:
+        system_errno = conn.system_errno if conn is not None else 0
+        if conn is not None:
+            conn.close(True)
+        if isinstance(error, apsw.Error):
+            raise translate(error, path, "opening", system_errno) from None
+        raise
     return conn
+
+
+def _use_wal(conn: apsw.Connection, keep_waiting: Callable[[int], bool]) -> None:
+    """Switch to write-ahead logging; SQLite does not call the busy handler for this, so that it is done here."""
+    tries = 0
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if not keep_waiting(tries):
+                raise
+            tries += 1
 
 
 def open_reader(path: str) -> apsw.Connection:
@@ -54,19 +83,26 @@ def open_reader(path: str) -> apsw.Connection:
     A database that can be neither written nor given its shared-memory file (a read-only medium) is opened as
     immutable, so that its data stays readable.
     """
+    conn = None
     try:
         conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        conn.set_busy_timeout(int(_OPENING_SECONDS * 1000))
         try:
             conn.execute("SELECT 1 FROM sqlite_schema").fetchall()
         except (apsw.CantOpenError, apsw.ReadOnlyError):
-            if os.access(os.path.dirname(path) or ".", os.W_OK) or _has_content(path + "-wal"):
+            if not os.access(path, os.R_OK) or _has_content(path + "-wal"):
+                raise
+            if os.access(os.path.dirname(path) or ".", os.W_OK) and os.access(path, os.W_OK):
                 raise
             conn.close()
             quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
             conn = apsw.Connection(f"file:{quoted}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
     except apsw.Error as error:
-        raise translate(error, path, "opening") from None
+        system_errno = conn.system_errno if conn is not None else 0
+        if conn is not None:
+            conn.close(True)
+        raise translate(error, path, "opening", system_errno) from None
     return conn
 
 
@@ -77,95 +113,198 @@ def _has_content(path: str) -> bool:
         return False
 
 
+class _Connection:
+    """One thread's reading connection: opened at first use, and again after a close or a fork.
+
+    ``lock`` is held during every use, so that whoever closes it finds it at rest.
+    """
+
+    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "closing", "lock")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._conn: apsw.Connection | None = None
+        self._execute: Callable[..., apsw.Cursor] | None = None
+        self.closing = False
+        self.lock = threading.Lock()
+
+    def _open(self) -> Callable[..., apsw.Cursor]:
+        conn = open_reader(self._path)
+        self._set_up(conn)
+        self._conn = conn
+        self._execute = conn.execute
+        return self._execute
+
+    def _set_up(self, conn: apsw.Connection) -> None:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Close the connection; call with the lock held."""
+        conn, self._conn, self._execute = self._conn, None, None
+        if conn is not None:
+            conn.close(True)
+
+    def close(self) -> None:
+        """Stop the query that runs here, if one does, and close the connection."""
+        self.closing = True
+        with self.lock:
+            self.closing = False
+            self.release()
+
+
+class InlineReader(_Connection):
+    """For an event loop's own thread.
+
+    A query that turns out long raises InterruptError, one that meets a large value TooBigError, and one that would
+    have to wait BusyError; the caller runs it again elsewhere.
+    """
+
+    __slots__ = ("_looks",)
+
+    def _set_up(self, conn: apsw.Connection) -> None:
+        self._looks = 0
+        conn.set_busy_timeout(0)
+        conn.limit(apsw.SQLITE_LIMIT_LENGTH, INLINE_BYTES)
+        conn.set_progress_handler(self._over, STEPS)
+
+    def row(self, sql: str, args: Sequence[Any]) -> Row | None:
+        """Return the first row."""
+        with self.lock:
+            execute = self._execute or self._open()
+            self._looks = 0
+            return execute(sql, args).fetchone()
+
+    def rows(self, sql: str, args: Sequence[Any]) -> list[Row]:
+        """Return all rows."""
+        with self.lock:
+            execute = self._execute or self._open()
+            self._looks = 0
+            return execute(sql, args).fetchall()
+
+    def _over(self) -> bool:
+        # SQLite counts a statement's instructions over all its runs, so the first look may come at once.
+        self._looks += 1
+        return self._looks >= 2
+
+
 class LongRead:
     """A query that may take its time, until its deadline or until somebody sets ``stopped``."""
 
-    __slots__ = ("deadline", "stopped")
+    __slots__ = ("__weakref__", "deadline", "stopped")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.stopped = False
 
 
-class Reader:
-    """A reading connection with the limit of the query that runs on it.
+class Reader(_Connection):
+    """For threads that may block: a query ends at its deadline."""
 
-    SQLite counts instructions for each statement from its preparation on, so the count here starts anew with each
-    query.
-    """
+    __slots__ = ("_read", "_until")
 
-    __slots__ = ("__weakref__", "_long", "_looks", "_until", "conn", "execute")
-
-    def __init__(self, conn: apsw.Connection) -> None:
-        self.conn = conn
-        self.execute: Callable[..., apsw.Cursor] = conn.execute
-        self._looks = -1
+    def _set_up(self, conn: apsw.Connection) -> None:
         self._until = 0.0
-        self._long: LongRead | None = None
+        self._read: LongRead | None = None
+        conn.set_busy_handler(self._keep_waiting)
         conn.set_progress_handler(self._over, STEPS)
 
-    def bound(self) -> None:
-        """Let the next query run for at most about 2 * STEPS instructions."""
-        self._looks = 0
+    def row(self, sql: str, args: Sequence[Any], until: float) -> Row | None:
+        """Return the first row."""
+        with self.lock:
+            execute = self._execute or self._open()
+            self._until, self._read = until, None
+            try:
+                return execute(sql, args).fetchone()
+            except apsw.InterruptError:
+                raise self._why() from None
 
-    def until(self, deadline: float) -> None:
-        """Let the next query run until a deadline."""
-        self._looks = -1
-        self._until = deadline
-        self._long = None
+    def rows(self, sql: str, args: Sequence[Any], read: LongRead) -> list[Row]:
+        """Return all rows."""
+        with self.lock:
+            execute = self._execute or self._open()
+            self._until, self._read = read.deadline, read
+            try:
+                return execute(sql, args).fetchall()
+            except apsw.InterruptError:
+                raise self._why() from None
 
-    def run(self, sql: str, args: Sequence[Any], read: LongRead) -> list[tuple[Any, ...]]:
-        """Run a query to its end, its deadline or its ``stopped``."""
-        self.until(read.deadline)
-        self._long = read
-        return self.execute(sql, args).fetchall()
+    def _why(self) -> Exception:
+        """Return the error for a query that was stopped."""
+        if self.closing or (self._read is not None and self._read.stopped):
+            return Closed(f"the SQLite database {self._path} was closed during a read; the read may be repeated")
+        return DeadlineExceeded(f"the deadline passed during a read of the SQLite database {self._path}", applied="no")
 
     def _over(self) -> bool:
-        if self._looks < 0:
-            return time.monotonic() > self._until or (self._long is not None and self._long.stopped)
-        self._looks += 1
-        return self._looks >= 2
+        return self.closing or time.monotonic() > self._until or (self._read is not None and self._read.stopped)
+
+    def _keep_waiting(self, tries: int) -> bool:
+        if self._over():
+            return False
+        pause(tries)
+        return True
 
 
-class Readers:
-    """One reader a thread, made at first use there; closed with the thread or by :meth:`close`."""
+C = TypeVar("C", bound=_Connection)
 
-    def __init__(self, path: str) -> None:
+
+class Readers(Generic[C]):
+    """One connection a thread, made at first use there; it goes with the thread."""
+
+    def __init__(self, path: str, kind: type[C]) -> None:
         self._path = path
+        self._kind = kind
         self.reset()
 
     def reset(self) -> None:
-        """Start empty (also after a fork, whose inherited readers are abandoned)."""
+        """Start with none."""
         self._local = threading.local()
         self._guard = threading.Lock()
-        self._all: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._all: weakref.WeakSet[C] = weakref.WeakSet()
+        self._resting = False
+        self._held: list[C] = []
 
-    def get(self) -> Reader:
-        """Return this thread's reader."""
+    def get(self) -> C:
+        """Return this thread's connection."""
         try:
             return self._local.reader  # type: ignore[no-any-return]  # a threading.local has no declared attributes
         except AttributeError:
-            return self._open()
+            reader = self._kind(self._path)
+            with self._guard:
+                self._all.add(reader)
+            self._local.reader = reader
+            return reader
 
-    def _open(self) -> Reader:
-        reader = Reader(open_reader(self._path))
-        with self._guard:
-            self._all.add(reader)
-        self._local.reader = reader
-        return reader
-
-    def inherited(self) -> list[Reader]:
-        """Return every reader, for a child that must abandon them."""
+    def all(self) -> list[C]:
+        """Return the connections of all threads."""
         return list(self._all)
 
     def close(self) -> None:
-        """Close every thread's reader; one that is at work closes when its thread next asks for it."""
+        """Close every thread's connection; each opens again at its thread's next query."""
         with self._guard:
-            readers, self._all, self._local = list(self._all), weakref.WeakSet(), threading.local()
+            readers = list(self._all)
         for reader in readers:
-            try:
-                reader.conn.close()
-            except apsw.ThreadingViolationError:
-                continue  # its thread is inside a query; the connection goes with the last reference to it
-            except apsw.Error as error:
-                raise Closed(str(translate(error, self._path, "closing"))) from None
+            reader.close()
+
+    def rest(self, until: float) -> bool:
+        """Close every connection and keep all threads from opening one; False if some query did not end in time.
+
+        :meth:`resume` must follow.
+        """
+        if not self._guard.acquire(timeout=max(0.0, until - time.monotonic())):
+            return False
+        self._resting = True
+        for reader in list(self._all):
+            if not reader.lock.acquire(timeout=max(0.0, until - time.monotonic())):
+                return False
+            self._held.append(reader)
+            reader.release()
+        return True
+
+    def resume(self) -> None:
+        """Let the threads read again."""
+        held, self._held = self._held, []
+        for reader in held:
+            reader.lock.release()
+        if self._resting:
+            self._resting = False
+            self._guard.release()

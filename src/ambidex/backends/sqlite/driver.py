@@ -3,16 +3,15 @@
 The same statements, run on the calling thread or for an event loop; :class:`SqliteBackend` holds both.
 
 Blocking reads use the thread's own connection. Asynchronous reads run *inline* on the loop's thread, because a point
-read takes microseconds and a hand-over takes tens; one that turns out longer than a few dozen microseconds is
-interrupted and run again on a worker thread. All writes go to the one writer. The invariant: an asynchronous call
-never holds the loop for longer than the bounded inline try, and a cancelled one leaves either its whole effect or
-none.
+read takes microseconds and a hand-over takes tens; one that turns out longer than a few dozen microseconds, or meets a
+large value, is interrupted and run again on a worker thread. All writes go to the one writer. The invariant: an
+asynchronous call never holds the loop for longer than the bounded inline try, and a cancelled one leaves either its
+whole effect or none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,16 +25,19 @@ from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
 from ambidex.backends.sqlite.connection import LongRead
-from ambidex.backends.sqlite.database import NOW, Database
+from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import Job, Lease, LeaseJob, Work, set_done
+from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, Work, set_done
+from ambidex.backends.sqlite.schema import NOW
 from ambidex.backends.sqlite.search import SqliteSearch
 from ambidex.core.runtime import check_deadline, current_deadline, remaining
-from ambidex.errors import DeadlineExceeded
+from ambidex.errors import Busy, Closed, DeadlineExceeded, LeaseLost, UsageError
 
 __all__ = ["DIALECT", "AsyncSqliteLeaf", "BlockingSqliteLeaf"]
 
 T = TypeVar("T")
+
+_TOO_MUCH_INLINE = (apsw.InterruptError, apsw.BusyError, apsw.TooBigError)
 
 
 def _listing(values: Sequence[str]) -> str:
@@ -73,12 +75,23 @@ class _Leaf(ABC):
         """Read rows with a statement that is known to take long (full text, say)."""
 
     @abstractmethod
-    async def _wait(self, job: Job, submit: Callable[[Job], object]) -> Any:
-        """Submit the job and wait for its outcome."""
+    async def close(self) -> None:
+        """Close every connection of this process."""
 
     @abstractmethod
     async def _open(self) -> None:
         """See :meth:`Database.ensure_open`."""
+
+    @abstractmethod
+    def _submit(self, job: Job) -> None:
+        """Give the job to the writer."""
+
+    @abstractmethod
+    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
+        """Submit the job and wait until it was told or its deadline has passed.
+
+        Where waiting is interrupted, the job is withdrawn if nobody has begun it, unless it is to be kept.
+        """
 
     async def open(self) -> None:
         """Create the file and its tables."""
@@ -95,93 +108,119 @@ class _Leaf(ABC):
         await self._write(lambda conn: conn.executemany(sql, rows).fetchall(), single=False)
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        def work(conn: apsw.Connection) -> list[list[Row]]:
-            return [conn.execute(sql, args).fetchall() for sql, args in statements]
-
-        return await self._write(work, single=False)  # type: ignore[no-any-return]
+        return await self._write(_all_of(statements), single=False)  # type: ignore[no-any-return]
 
     async def _write(self, work: Work, single: bool) -> Any:
         if not self._db.ready:
             await self._open()
         job = Job(work, single, current_deadline(self._db.timeout))
         lease = self._lease.get()
-        return await self._wait(job, self._submit_job if lease is None else lease.submit)
-
-    @abstractmethod
-    def _submit_job(self, job: Job) -> None:
-        """Give the job to the writer."""
+        return await self._run(job, self._submit if lease is None else lease.submit)
 
     async def _in_lease(self, lease: Lease, sql: str, args: Args) -> list[Row]:
         """Read on the writer's connection, so that a transaction sees its own writes."""
-        job = Job(
-            lambda conn: conn.execute(sql, args).fetchall(), single=True, deadline=current_deadline(self._db.timeout)
-        )
-        return await self._wait(job, lease.submit)  # type: ignore[no-any-return]
+        deadline = current_deadline(self._db.timeout)
+        job = Job(lambda conn: conn.execute(sql, args).fetchall(), single=True, deadline=deadline)
+        return await self._run(job, lease.submit)  # type: ignore[no-any-return]
+
+    async def _run(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> Any:
+        """Return the result of a job or raise its error."""
+        check_deadline(job.deadline, "the write")
+        await self._told(job, submit, keep)
+        if job.told:
+            return job.outcome()
+        path, locked = self._db.path, self._db.writer.locked
+        if not job.withdraw():
+            raise DeadlineExceeded(f"the deadline passed while a write to {path} was under way")
+        if locked:
+            raise Busy(f"another process held the write lock of {path} until the deadline", retry_after=0.05)
+        raise DeadlineExceeded(f"the deadline passed while a write waited for the writer of {path}", applied="no")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Run what this task or thread does as one transaction on the writer; inside another one.
-
-        As a savepoint of it.
-        """
-        if self._lease.get() is not None:
-            async with self._savepoint():
+        """Run what this task or thread does as one transaction on the writer; inside another one, as its savepoint."""
+        outer = self._lease.get()
+        if outer is not None:
+            async with self._savepoint(outer):
                 yield
             return
         if not self._db.ready:
             await self._open()
         lease = Lease(self._db.settings.lease_timeout)
         try:
-            await self._wait(LeaseJob(lease, current_deadline(self._db.timeout)), self._db.writer.enqueue)
+            await self._run(LeaseJob(lease, current_deadline(self._db.timeout)), self._db.writer.enqueue)
         except BaseException:
-            self._end(lease, "ROLLBACK")  # it may be granted after we stopped waiting
+            _abort(lease)  # it may have been granted after we stopped waiting
             raise
         token = self._lease.set(lease)
         try:
-            yield
+            try:
+                yield
+            finally:
+                self._lease.reset(token)
         except BaseException:
-            self._lease.reset(token)
-            if not lease.over:
-                await self._wait(*self._ending(lease, "ROLLBACK"))
+            await self._undo(EndJob(False, time.monotonic() + self._db.timeout), lease)
             raise
-        self._lease.reset(token)
-        await self._wait(*self._ending(lease, "COMMIT"))
-
-    def _ending(self, lease: Lease, statement: str) -> tuple[Job, Callable[[Job], object]]:
-        deadline = (
-            time.monotonic() + self._db.timeout
-        )  # not the caller's: a unit whose time is over must still be undone
-        job = Job(lambda conn: conn.execute(statement).fetchall(), single=True, deadline=deadline)
-        return job, functools.partial(lease.submit, last=True)
-
-    def _end(self, lease: Lease, statement: str) -> None:
-        job, submit = self._ending(lease, statement)
-        if not lease.over:
-            submit(job)
+        # Not the caller's deadline: a unit that has come this far should not fail half a second before its end.
+        await self._run(EndJob(True, time.monotonic() + self._db.timeout), lease.submit)
 
     @asynccontextmanager
-    async def _savepoint(self) -> AsyncIterator[None]:
+    async def _savepoint(self, lease: Lease) -> AsyncIterator[None]:
         await self.write("SAVEPOINT inner_unit")
+        mine = object()
+        lease.units.append(mine)
         try:
             yield
+            self._leave(lease, mine)
         except BaseException:
-            lease = self._lease.get()
-            if lease is not None and not lease.over:
-                # not one script: that would stand in a savepoint of its own, which the first statement ends
-                await self.write("ROLLBACK TO inner_unit")
-                await self.write("RELEASE inner_unit")
+            if mine in lease.units:
+                self._leave(lease, mine)
+                undo = _all_of([("ROLLBACK TO inner_unit", ()), ("RELEASE inner_unit", ())])
+                await self._undo(Job(undo, True, time.monotonic() + self._db.timeout), lease)
             raise
         await self.write("RELEASE inner_unit")
+
+    def _leave(self, lease: Lease, mine: object) -> None:
+        """Check that the savepoint that ends is the innermost one."""
+        innermost = lease.units[-1] is mine
+        lease.units.remove(mine)
+        if not innermost:
+            lease.broken = UsageError(
+                "two tasks had a transaction inside the same transaction open at once, and undoing one would undo the "
+                "other; the whole was rolled back. Run them one after the other"
+            )
+            raise lease.broken
+
+    async def _undo(self, job: Job, lease: Lease) -> None:
+        """Undo a unit, which must happen although its caller is being cancelled; its end may have come before."""
+        try:
+            await self._run(job, lease.submit, keep=True)
+        except (Closed, LeaseLost):
+            pass
+
+
+def _abort(lease: Lease) -> None:
+    """Have a lease that nobody uses rolled back if it is ever granted."""
+    try:
+        lease.submit(EndJob(False, float("inf")))
+    except (Closed, LeaseLost):
+        pass
+
+
+def _all_of(statements: Sequence[Statement]) -> Work:
+    def work(conn: apsw.Connection) -> list[list[Row]]:
+        return [conn.execute(sql, args).fetchall() for sql, args in statements]
+
+    return work
 
 
 class BlockingSqliteLeaf(_Leaf):
     """Everything on the calling thread."""
 
     async def _open(self) -> None:
-        self._db.ensure_open()
+        self._db.ensure_open(current_deadline(self._db.timeout))
 
     async def close(self) -> None:
-        """Close every connection of this process."""
         self._db.close()
 
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -189,47 +228,48 @@ class BlockingSqliteLeaf(_Leaf):
         if lease is not None:
             return next(iter(await self._in_lease(lease, sql, args)), None)
         db = self._db
+        until = current_deadline(db.timeout)
         if not db.ready:
-            db.ensure_open()
+            db.ensure_open(until)
         try:
-            reader = db.readers.get()
-            reader.until(current_deadline(db.timeout))
-            return reader.execute(sql, args).fetchone()
-        except apsw.Error as error:
+            return db.readers.get().row(sql, args, until)
+        except Exception as error:
             raise translate(error, db.path, "reading") from None
 
     async def rows(self, sql: str, args: Args = ()) -> list[Row]:
         lease = self._lease.get()
         if lease is not None:
             return await self._in_lease(lease, sql, args)
+        until = current_deadline(self._db.timeout)
         if not self._db.ready:
-            self._db.ensure_open()
-        return self._db.read(sql, args, LongRead(current_deadline(self._db.timeout)))
+            self._db.ensure_open(until)
+        return self._db.read(sql, args, LongRead(until))
 
     heavy = rows
 
-    def _submit_job(self, job: Job) -> None:
+    def _submit(self, job: Job) -> None:
         self._db.writer.run(job)
 
-    async def _wait(self, job: Job, submit: Callable[[Job], object]) -> Any:
+    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
         job.wait_in_thread()
-        submit(job)
         try:
-            job.wait(remaining(job.deadline))
-        except BaseException:  # Ctrl-C while waiting: nobody wants the result any more
-            job.cancelled = True
+            submit(job)
+            if not job.told:
+                job.wait(remaining(job.deadline))
+        except BaseException:  # Ctrl-C, most likely
+            if not keep:
+                job.withdraw()
             raise
-        return _outcome(job, self._db)
 
 
 class AsyncSqliteLeaf(_Leaf):
     """For event loops; serves any number of them."""
 
     async def _open(self) -> None:
-        await self._offload(self._db.ensure_open)
+        until = current_deadline(self._db.timeout)
+        await self._in_worker(lambda: self._db.ensure_open(until))
 
     async def close(self) -> None:
-        """Close every connection of this process."""
         await asyncio.get_running_loop().run_in_executor(None, self._db.close)
 
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -240,13 +280,12 @@ class AsyncSqliteLeaf(_Leaf):
         if not db.ready:
             await self._open()
         try:
-            reader = db.readers.get()
-            reader.bound()
-            return reader.execute(sql, args).fetchone()
-        except (apsw.InterruptError, apsw.BusyError):
-            return next(iter(await self.heavy(sql, args)), None)
-        except apsw.Error as error:
+            return db.inline.get().row(sql, args)
+        except _TOO_MUCH_INLINE:
+            pass
+        except Exception as error:
             raise translate(error, db.path, "reading") from None
+        return next(iter(await self.heavy(sql, args)), None)
 
     async def rows(self, sql: str, args: Args = ()) -> list[Row]:
         lease = self._lease.get()
@@ -256,35 +295,33 @@ class AsyncSqliteLeaf(_Leaf):
         if not db.ready:
             await self._open()
         try:
-            reader = db.readers.get()
-            reader.bound()
-            return reader.execute(sql, args).fetchall()
-        except (apsw.InterruptError, apsw.BusyError):
-            return await self.heavy(sql, args)
-        except apsw.Error as error:
+            return db.inline.get().rows(sql, args)
+        except _TOO_MUCH_INLINE:
+            pass
+        except Exception as error:
             raise translate(error, db.path, "reading") from None
+        return await self.heavy(sql, args)
 
     async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
         lease = self._lease.get()
         if lease is not None:
             return await self._in_lease(lease, sql, args)
-        if not self._db.ready:
+        db = self._db
+        if not db.ready:
             await self._open()
-        read = LongRead(current_deadline(self._db.timeout))
+        read = db.long_read(current_deadline(db.timeout))
         try:
-            return await self._offload(lambda: self._db.read(sql, args, read))
-        except BaseException:
+            return await self._in_worker(lambda: db.read_in_worker(sql, args, read))
+        finally:
             read.stopped = True
-            raise
 
-    async def _offload(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._db.executor(), call)
+    async def _in_worker(self, call: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._db.submit(call))
 
-    def _submit_job(self, job: Job) -> None:
+    def _submit(self, job: Job) -> None:
         self._db.writer.enqueue(job)
 
-    async def _wait(self, job: Job, submit: Callable[[Job], object]) -> Any:
-        check_deadline(job.deadline, "the write")
+    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
         loop = asyncio.get_running_loop()
         future = job.wait_in_loop(loop)
         submit(job)
@@ -292,18 +329,8 @@ class AsyncSqliteLeaf(_Leaf):
         try:
             await future
         except BaseException:
-            job.cancelled = True
+            if not keep:
+                job.withdraw()
             raise
         finally:
             timer.cancel()
-        return _outcome(job, self._db)
-
-
-def _outcome(job: Job, db: Database) -> Any:
-    """Return or raise what came of a job, also of one whose waiter's time ran out first."""
-    if job.told:
-        return job.outcome()
-    if db.writer.withdraw(job):
-        raise DeadlineExceeded(f"the deadline passed while a write waited for the writer of {db.path}", applied="no")
-    job.cancelled = True
-    raise DeadlineExceeded(f"the deadline passed while a write to {db.path} was under way")

@@ -1,11 +1,14 @@
 """What is queued for the writer, and how whoever waits is told; the leaf pair makes jobs, the writer runs them.
 
-The invariant: a job ends exactly once, as done or failed, and its waiter is told after that, never before.
+The invariant: a job is claimed once, either by the writer, which then ends it as done or failed and tells the waiter
+after that, or by its waiter, after which it is never run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,9 +17,9 @@ from typing import Any
 
 import apsw
 
-from ambidex.errors import DeadlineExceeded
+from ambidex.errors import AmbidexError, DeadlineExceeded, ForkedUse
 
-__all__ = ["Job", "Lease", "LeaseJob", "Work", "set_done", "tell"]
+__all__ = ["EndJob", "Job", "Lease", "LeaseJob", "Work", "set_done", "tell"]
 
 Work = Callable[[apsw.Connection], Any]
 
@@ -27,44 +30,85 @@ class Job:
     Args:
         work: what to do with the connection, inside a transaction; may be run again after a rollback.
         single: one statement, which SQLite itself undoes when it fails, so that no savepoint is needed.
-        deadline: the absolute monotonic moment after which it must not be begun.
+        deadline: the absolute monotonic moment after which it must not be begun or go on.
     """
 
-    __slots__ = ("_done", "_loop", "cancelled", "deadline", "error", "future", "result", "single", "told", "work")
+    __slots__ = (
+        "_done",
+        "_error",
+        "_free",
+        "deadline",
+        "ended",
+        "future",
+        "loop",
+        "result",
+        "single",
+        "told",
+        "withdrawn",
+        "work",
+    )
 
     def __init__(self, work: Work, single: bool, deadline: float) -> None:
         self.work, self.single, self.deadline = work, single, deadline
         self.result: Any = None
-        self.error: BaseException | None = None
-        self.cancelled = False
-        self.told = False
+        self._error: BaseException | None = None
+        self._free = [True]  # popping is atomic, and only one caller can succeed
+        self.ended = self.told = self.withdrawn = False
         self.future: asyncio.Future[None] | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._done: threading.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def begin(self, now: float) -> bool:
-        """Tell whether the job should be run; one that nobody waits for any more, or whose time is over, is not."""
-        if self.cancelled:
-            return False
-        if now > self.deadline:
-            self.fail(DeadlineExceeded("the deadline passed while the write waited for its turn", applied="no"))
+    def claim(self) -> bool:
+        """Take the job, to run it or to withdraw it; True for one caller only."""
+        try:
+            self._free.pop()
+        except IndexError:
             return False
         return True
 
-    def again(self) -> None:
-        """Forget the outcome of a try that was rolled back."""
-        self.result = self.error = None
+    def withdraw(self) -> bool:
+        """Keep the job from being run; False if it was claimed before."""
+        if not self.claim():
+            return False
+        self.withdrawn = True
+        return True
+
+    def wanted(self, now: float) -> bool:
+        """Tell whether somebody waits for the job, and may."""
+        return now < self.deadline and not self.withdrawn
+
+    def begin(self, now: float) -> bool:
+        """Claim the job for running; one whose time is over ends instead."""
+        return self.claim() and self.in_time(now)
+
+    def in_time(self, now: float) -> bool:
+        """Tell whether the deadline has not passed; if it has, the job ends."""
+        if now <= self.deadline:
+            return True
+        self.fail(DeadlineExceeded("the deadline passed before the write was done; nothing was written", applied="no"))
+        return False
+
+    def finish(self) -> None:
+        """End well, with the result that is there; what has ended stays as it is."""
+        self.ended = True
 
     def fail(self, error: BaseException) -> None:
-        """End with an error, unless it has one."""
-        if self.error is None:
-            self.error = error
+        """End with an error of the job's own, unless it has ended."""
+        if not self.ended:
+            # One error may be the end of many jobs, and each is raised, with a traceback, where its waiter is.
+            self._error = copy.copy(error) if isinstance(error, AmbidexError) else error
             self.result = None
+            self.ended = True
+
+    def again(self) -> None:
+        """Forget the outcome of a try that was rolled back."""
+        self.result = self._error = None
+        self.ended = False
 
     def outcome(self) -> Any:
         """Return the result or raise the error."""
-        if self.error is not None:
-            raise self.error
+        if self._error is not None:
+            raise self._error
         return self.result
 
     def wait_in_thread(self) -> None:
@@ -79,19 +123,35 @@ class Job:
 
     def wait_in_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Prepare to be awaited on the running loop; call before submitting."""
-        self._loop = loop
+        self.loop = loop
         self.future = loop.create_future()
         return self.future
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the task that waits, if one does."""
-        return self._loop
 
     def tell_thread(self) -> None:
         """Release the waiting thread, if one waits."""
         if self._done is not None:
             self._done.release()
+
+
+class LeaseJob(Job):
+    """The request for a lease, queued among the other jobs."""
+
+    __slots__ = ("lease",)
+
+    def __init__(self, lease: Lease, deadline: float) -> None:
+        super().__init__(lambda _conn: lease, single=False, deadline=deadline)
+        self.lease = lease
+
+
+class EndJob(Job):
+    """The end of a transaction."""
+
+    __slots__ = ("commit",)
+
+    def __init__(self, commit: bool, deadline: float) -> None:
+        statement = "COMMIT" if commit else "ROLLBACK"
+        super().__init__(lambda conn: conn.execute(statement).fetchall(), single=True, deadline=deadline)
+        self.commit = commit
 
 
 def tell(jobs: Iterable[Job]) -> None:
@@ -118,16 +178,25 @@ def set_done(futures: Iterable[asyncio.Future[None]]) -> None:
 
 
 class Lease:
-    """A transaction's hold on the writer: its statements come in through ``inbox``."""
+    """A transaction's hold on the writer: its statements come in through ``inbox``.
+
+    Args:
+        seconds: how long it may last from the moment it is granted.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.deadline = float("inf")
         self.inbox: SimpleQueue[Job] = SimpleQueue()
-        self.last: Job | None = None
-        self.broken = False
+        self.broken: BaseException | None = None
+        """Why the database has rolled the transaction back before its end."""
+        self.units: list[object] = []
+        """The savepoints that are open inside, outermost first."""
+        self.thread = threading.get_ident()
+        """The thread, or the thread of the loop, that asked for it."""
+        self._process = os.getpid()
         self._guard = threading.Lock()
-        self._ended: BaseException | None = None
+        self._ended: AmbidexError | None = None
 
     def start(self) -> None:
         """Begin to count the time."""
@@ -137,42 +206,28 @@ class Lease:
         """Tell whether its time is not over."""
         return time.monotonic() < self.deadline
 
-    @property
-    def over(self) -> bool:
-        """True once it has ended, in whatever way."""
-        return self._ended is not None
-
-    def submit(self, job: Job, last: bool = False) -> None:
-        """Hand a statement over; ``last`` marks COMMIT or ROLLBACK.
+    def submit(self, job: Job) -> None:
+        """Hand a statement over.
 
         Raises:
             LeaseLost: the transaction was rolled back because its time was over.
             Closed: it has ended.
+            ForkedUse: it belongs to the process that this one was forked from.
         """
+        if self._process != os.getpid():
+            raise ForkedUse("a transaction stays with the process that began it; this one was forked inside it")
         with self._guard:
             if self._ended is not None:
-                raise self._ended
-            if last:
-                self.last = job
+                raise copy.copy(self._ended)
             self.inbox.put(job)
 
-    def end(self, reason: BaseException, refused: Job | None) -> None:
+    def end(self, reason: AmbidexError) -> None:
         """Refuse what comes from now on, and what came and was not served, for ``reason``."""
+        waiting = []
         with self._guard:
             self._ended = reason
-            waiting = [] if refused is None else [refused]
             while not self.inbox.empty():
                 waiting.append(self.inbox.get_nowait())
         for job in waiting:
             job.fail(reason)
         tell(waiting)
-
-
-class LeaseJob(Job):
-    """The request for a lease, queued among the other jobs."""
-
-    __slots__ = ("lease",)
-
-    def __init__(self, lease: Lease, deadline: float) -> None:
-        super().__init__(lambda _conn: lease, single=False, deadline=deadline)
-        self.lease = lease

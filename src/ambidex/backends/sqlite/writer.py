@@ -3,14 +3,13 @@
 A FIFO queue of jobs, group commit, and transactions that lease it; both leaf colours submit to it.
 
 The invariant: jobs take effect in the order in which they were submitted; a job is acknowledged only after the COMMIT
-that holds it; a job that fails takes nothing of its neighbours with it; whoever waits is told, whatever happens to the
-thread that does the work.
+that holds it; a job that fails takes nothing of its neighbours with it; whoever waits is told.
 
-How it works: whoever finds the writer idle makes it busy. A blocking caller then runs its own job on its own thread,
-which costs no hand-over. Everything that arrives while the writer is busy is queued, and the writer's thread commits
-all that is queued at once: 64 writers share one flush to disk. A transaction leases the thread: its statements run
-there in order, until its end or its time limit, after which it is rolled back, so that slow user code never wedges the
-others.
+How it works: whoever finds the writer idle becomes its owner. A blocking caller then runs its own job on its own
+thread, which costs no hand-over. Everything that arrives while the writer has an owner is queued, and the writer's
+thread commits all that is queued at once: 64 writers share one flush to disk. A transaction leases the thread: its
+statements run there in order, until its end or its time limit, after which it is rolled back, so that slow user code
+never wedges the others.
 """
 
 from __future__ import annotations
@@ -23,15 +22,28 @@ from queue import Empty
 
 import apsw
 
-from ambidex.backends.sqlite.connection import abandon
+from ambidex.backends.sqlite.connection import pause
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import Job, Lease, LeaseJob, tell
-from ambidex.errors import Closed, LeaseLost, OutcomeUnknown
+from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, tell
+from ambidex.errors import (
+    AmbidexError,
+    Busy,
+    Closed,
+    Corrupted,
+    LeaseLost,
+    OutcomeUnknown,
+    Overloaded,
+    StorageFull,
+    Unavailable,
+)
 
 __all__ = ["Writer"]
 
 _MOST_TOGETHER = 1024
-_MAINTENANCE_SECONDS = 1.0
+_STEPS = 10_000
+_FOREVER = float("inf")
+
+KeepWaiting = Callable[[int], bool]
 
 
 class Writer:
@@ -39,127 +51,177 @@ class Writer:
 
     Args:
         path: the database, for messages.
-        connect: opens the writing connection and brings its schema up to date.
-        maintain: bounded housekeeping, run inside a write transaction about once a second.
+        connect: opens the writing connection with a busy handler and brings its schema up to date.
+        maintain: bounded housekeeping, run inside a write transaction when its time has come; returns the seconds
+            until the next.
     """
 
     def __init__(
-        self, path: str, connect: Callable[[], apsw.Connection], maintain: Callable[[apsw.Connection], None]
+        self,
+        path: str,
+        connect: Callable[[KeepWaiting], apsw.Connection],
+        maintain: Callable[[apsw.Connection], float],
     ) -> None:
         self._path, self._connect, self._maintain = path, connect, maintain
-        self._conn: apsw.Connection | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Start anew: empty queue, nobody at work, no connection (an inherited one is abandoned)."""
-        if self._conn is not None:
-            abandon(self._conn)
-        self._conn = None
+        """Start anew: empty queue, nobody at work, no connection."""
+        self._conn: apsw.Connection | None = None
         self._guard = threading.Lock()
         self._idle = threading.Condition(self._guard)
         self._queue: deque[Job] = deque()
-        self._busy = False
+        self._owner: object | None = None
         self._wake: threading.Lock | None = None
         self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._maintained = time.monotonic()
+        self._lease: Lease | None = None
+        self._maintenance = time.monotonic() + 1.0
+        self._wanted: Callable[[float], bool] = lambda _now: False
+        self._until = _FOREVER
+        self.locked = False
+        """True while another process holds the lock that the job at the head needs."""
 
-    # Submitting.
+    # Submitting. An owner gives the writer up by _pass_on, which is repeated where Ctrl-C may have interrupted it.
 
     def run(self, job: Job) -> None:
         """Run the job here if the writer is idle, otherwise queue it."""
-        with self._guard:
-            if self._busy:
-                self._queue.append(job)
-                return
-            self._busy = True
         try:
+            with self._guard:
+                if self._owner is not None:
+                    self._queue.append(job)
+                    return
+                self._owner = job
             self._commit([job])
         finally:
-            self._hand_over()
+            try:
+                if self._owner is job:
+                    self._pass_on(job)
+            except BaseException:
+                self._pass_on(job)
+                raise
 
     def enqueue(self, job: Job) -> None:
         """Queue the job for the writer's thread."""
         with self._guard:
             self._queue.append(job)
-            if not self._busy:
-                self._busy = True
+            if self._owner is None:
                 self._start_thread()
 
-    def withdraw(self, job: Job) -> bool:
-        """Take a job back that nobody has begun; False if it is too late."""
-        with self._guard:
-            try:
-                self._queue.remove(job)
-            except ValueError:
-                return False
-            return True
+    def open(self, until: float) -> None:
+        """Connect now, so that what is wrong with the file shows early.
 
-    def open(self) -> None:
-        """Connect now, so that what is wrong with the file shows early."""
-        with self._idle:
-            while self._busy:
-                self._idle.wait()
-            self._busy = True
-        try:
+        Args:
+            until: the absolute monotonic moment up to which to wait for others.
+
+        Raises:
+            Busy: another process, or another job, held the database until then.
+        """
+
+        def connect() -> None:
+            self._wanted = lambda now: now < until
             self._connection()
-        except Exception as error:
-            raise translate(error, self._path, "opening") from None
-        finally:
-            self._hand_over()
+
+        if not self._as_owner(connect, until):
+            raise Busy(f"the writer of the SQLite database {self._path} was at work until the deadline of opening it")
 
     def close(self) -> None:
         """Finish what is queued, stop the thread and close the connection; usable again afterwards."""
-        with self._idle:
-            while self._busy:
-                self._idle.wait()
-            self._busy = True  # nobody else may begin
-            thread, wake = self._thread, self._wake
-            self._thread = self._wake = None
-        try:
-            if thread is not None and wake is not None:
-                self._stopping = True
-                wake.release()
-                if thread is not threading.current_thread():
-                    thread.join()
-                self._stopping = False
-            if self._conn is not None:
-                conn, self._conn = self._conn, None
-                conn.close()
-        except apsw.Error as error:
-            raise translate(error, self._path, "closing") from None
-        finally:
-            self._hand_over()
+        self._as_owner(self._shut, _FOREVER)
 
-    def _hand_over(self) -> None:
-        """Stop being the one at work: pass the queue to the thread, or become idle."""
+    def rest(self, until: float) -> object | None:
+        """Finish the work at hand, close the connection, and begin nothing before :meth:`resume`.
+
+        Returns:
+            What to hand to ``resume``; None if the writer did not come to rest in time. A transaction of the calling
+            thread cannot end while that waits, so it is not waited for.
+        """
+        token = object()
+        with self._idle:
+            while self._owner is not None:
+                lease, left = self._lease, until - time.monotonic()
+                if left <= 0 or (lease is not None and lease.thread == threading.get_ident()):
+                    return None
+                self._idle.wait(min(left, 0.05))  # a lease may be granted meanwhile, which notifies nobody
+            self._owner = token
+        self._drop_connection()
+        return token
+
+    def resume(self, token: object) -> None:
+        """Begin with what was queued since :meth:`rest`."""
+        self._pass_on(token)
+
+    def _as_owner(self, call: Callable[[], None], until: float) -> bool:
+        """Call when nobody else is the owner; False if ``until`` passed first."""
+        token = object()
+        try:
+            with self._idle:
+                while self._owner is not None:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        return False
+                    self._idle.wait(None if until == _FOREVER else left)
+                self._owner = token
+            call()
+        finally:
+            try:
+                self._pass_on(token)
+            except BaseException:
+                self._pass_on(token)
+                raise
+        return True
+
+    def _shut(self) -> None:
+        thread, wake = self._thread, self._wake
+        self._thread = self._wake = None
+        if thread is not None and wake is not None:
+            wake.release()  # it finds that it is no longer the writer's thread, and ends
+            thread.join()
+        self._drop_connection()
+
+    def _pass_on(self, owner: object) -> None:
+        """Stop being the owner: pass the queue to the thread, or become idle."""
         with self._guard:
+            if self._owner is not owner:
+                return
             if self._queue:
                 self._start_thread()
             else:
-                self._busy = False
                 self._idle.notify_all()
+                self._owner = None
 
     def _start_thread(self) -> None:
-        """Wake the thread, with the guard held and the writer marked busy on its behalf."""
-        if self._thread is None:
-            self._wake = threading.Lock()
-            self._wake.acquire()
-            self._thread = threading.Thread(
-                target=self._serve, args=(self._wake,), name="ambidex-sqlite-writer", daemon=True
-            )
-            self._thread.start()
-        assert self._wake is not None  # noqa: S101  # made together with the thread
+        """Wake the thread and make it the owner; call with the guard held."""
+        if self._wake is None:
+            wake = threading.Lock()
+            wake.acquire()
+            thread = threading.Thread(target=self._serve, args=(wake,), name="ambidex-sqlite-writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._refuse(Overloaded(f"no thread can be started to write to {self._path}: {error}"))
+                return
+            self._thread, self._wake = thread, wake
+        self._owner = self._wake
         self._wake.release()
 
-    # Working. Only the one who made the writer busy is ever below this line.
+    def _refuse(self, error: AmbidexError) -> None:
+        """Fail what is queued and become idle; call with the guard held."""
+        jobs = list(self._queue)
+        self._queue.clear()
+        for job in jobs:
+            job.fail(error)
+        tell(jobs)
+        self._idle.notify_all()
+        self._owner = None
+
+    # Working. Only the owner is ever below this line.
 
     def _serve(self, wake: threading.Lock) -> None:
         while True:
             wake.acquire()
-            if self._stopping:
+            if self._wake is not wake:
                 return
-            while True:
+            while self._owner is wake:
                 batch, lease = self._take()
                 if batch:
                     self._commit(batch)
@@ -167,9 +229,8 @@ class Writer:
                     self._lend(lease)
                 with self._guard:
                     if not self._queue:
-                        self._busy = False
                         self._idle.notify_all()
-                        break
+                        self._owner = None
 
     def _take(self) -> tuple[list[Job], LeaseJob | None]:
         """Take what is queued, up to and including the first lease."""
@@ -183,76 +244,122 @@ class Writer:
         return batch, None
 
     def _commit(self, batch: Sequence[Job]) -> None:
-        """Run the jobs in one transaction, each on its own if that fails, and tell who waits."""
-        now = time.monotonic()
-        todo = [job for job in batch if job.begin(now)]
+        """Run the jobs in one transaction, or each in its own if that fails, and tell who waits."""
         try:
-            if not self._together(todo):
-                for job in todo:
-                    self._together([job], alone=True)
+            self._begin(batch)
+            now = time.monotonic()
+            jobs = [job for job in batch if job.begin(now)]
+            if not self._together(jobs):
+                for job in jobs:
+                    self._alone(job)
         except Exception as raised:
-            self._drop_connection()
-            error = translate(raised, self._path, "writing to")
-            for job in todo:
-                job.fail(error)
-        except BaseException:  # Ctrl-C: the transaction goes with its connection
+            self._give_up(batch, raised)
+        except BaseException:  # Ctrl-C on the caller's own thread: the transaction goes with its connection
             self._drop_connection()
             raise
         finally:
             tell(batch)
 
-    def _together(self, jobs: Sequence[Job], alone: bool = False) -> bool:
-        """Run jobs in one transaction; False if they should rather be run one by one."""
-        if not jobs:
-            return True
+    def _alone(self, job: Job) -> None:
+        """Run a job again, in a transaction of its own."""
+        job.again()
+        if not job.in_time(time.monotonic()):
+            return
+        try:
+            self._begin([job])
+            self._together([job])
+        except Exception as raised:
+            self._give_up([job], raised)
+
+    def _give_up(self, jobs: Sequence[Job], raised: Exception) -> None:
+        """End the jobs whose transaction could not begin, or could not even be undone."""
+        error = self._translate(raised)
+        if not isinstance(error, Busy):
+            self._drop_connection()
+        for job in jobs:
+            job.fail(error)
+
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        """Open a transaction; while another process holds the lock, wait as long as any of the jobs is wanted."""
+        self._wanted = lambda now: any(job.wanted(now) for job in jobs)
+        try:
+            self._connection().execute("BEGIN IMMEDIATE")
+        finally:
+            self.locked = False
+
+    def _together(self, jobs: Sequence[Job]) -> bool:
+        """Run jobs in the open transaction and commit it.
+
+        False: it was rolled back, and the jobs should be run one by one.
+        """
         conn = self._connection()
         try:
-            conn.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 self._one(conn, job, savepoint=len(jobs) > 1)
             self._housekeep(conn)
             conn.execute("COMMIT")
-        except apsw.Error as raised:
-            error = translate(raised, self._path, "writing to", conn.system_errno)
+        except Exception as raised:
+            error = self._translate(raised)
             self._roll_back(conn)
-            if not alone and len(jobs) > 1 and not isinstance(error, OutcomeUnknown):
-                for job in jobs:
-                    job.again()
+            if isinstance(error, Corrupted | Unavailable | OutcomeUnknown):
+                self._drop_connection()  # a new one may find the file replaced or the disk back
+            if len(jobs) > 1 and not isinstance(error, OutcomeUnknown):
                 return False
             for job in jobs:
                 job.fail(error)
+        else:
+            for job in jobs:
+                job.finish()
         return True
 
     def _one(self, conn: apsw.Connection, job: Job, savepoint: bool) -> None:
         """Run one job inside the transaction. Its own refusal stays its own; what ends the transaction is raised."""
         savepoint = savepoint and not job.single
-        if savepoint:
-            conn.execute("SAVEPOINT job")
+        self._until = job.deadline if self._lease is None else min(job.deadline, self._lease.deadline)
         try:
+            if savepoint:
+                conn.execute("SAVEPOINT job")
             job.result = job.work(conn)
+            if savepoint:
+                conn.execute("RELEASE job")
         except Exception as raised:
-            if not conn.in_transaction or isinstance(raised, apsw.FullError | apsw.IOError):
+            self._until = _FOREVER
+            error = self._translate(raised)
+            if not conn.in_transaction or _ends_all(raised, error) or not (savepoint or job.single):
                 raise
             if savepoint:
                 conn.execute("ROLLBACK TO job")
-            elif not job.single:
-                conn.execute("ROLLBACK")
-                conn.execute("BEGIN IMMEDIATE")
-            job.fail(translate(raised, self._path, "writing to", conn.system_errno))
-        finally:
-            if savepoint and conn.in_transaction:
                 conn.execute("RELEASE job")
+            job.fail(error)
+        finally:
+            self._until = _FOREVER
 
     def _housekeep(self, conn: apsw.Connection) -> None:
         now = time.monotonic()
-        if now - self._maintained >= _MAINTENANCE_SECONDS:
-            self._maintained = now
-            self._maintain(conn)
+        if now >= self._maintenance:
+            self._maintenance = now + 1.0  # also if it fails: then not at once again
+            self._maintenance = now + self._maintain(conn)
 
     def _connection(self) -> apsw.Connection:
         if self._conn is None:
-            self._conn = self._connect()
+            conn = self._connect(self._keep_waiting)
+            conn.set_progress_handler(self._over, _STEPS)
+            self._conn = conn
         return self._conn
+
+    def _keep_waiting(self, tries: int) -> bool:
+        """Be SQLite's busy handler."""
+        if not self._wanted(time.monotonic()):
+            return False
+        self.locked = True
+        pause(tries)
+        return True
+
+    def _over(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _translate(self, raised: Exception) -> AmbidexError:
+        return translate(raised, self._path, "writing to", self._conn.system_errno if self._conn is not None else 0)
 
     def _roll_back(self, conn: apsw.Connection) -> None:
         try:
@@ -270,58 +377,77 @@ class Writer:
 
     def _lend(self, job: LeaseJob) -> None:
         """Serve one transaction to its end, then tell how it ended."""
-        if not job.begin(time.monotonic()):
-            tell([job])
-            return
         lease = job.lease
+        granted = False
         try:
-            conn = self._connection()
-            conn.execute("BEGIN IMMEDIATE")
-        except Exception as error:
-            job.fail(translate(error, self._path, "beginning a transaction on"))
-            tell([job])
-            return
-        job.result = lease
-        lease.start()
+            self._begin([job])
+            granted = job.begin(time.monotonic())
+            if granted:
+                job.result = lease
+                job.finish()
+        except Exception as raised:
+            job.fail(self._translate(raised))
+            self._drop_connection()
+        if granted:
+            lease.start()
+            self._lease = lease
         tell([job])
+        ended: AmbidexError = Closed("the transaction has ended")
         try:
-            self._serve_lease(conn, lease)
-        except Exception as error:
-            lease.end(translate(error, self._path, "running a transaction on"), None)
+            if granted:
+                ended = self._serve_lease(lease) or ended
+        except Exception as raised:
+            ended = self._translate(raised)
         finally:
-            self._roll_back(conn)
+            self._lease = None
+            if self._conn is not None:
+                self._roll_back(self._conn)
+            lease.end(ended)
 
-    def _serve_lease(self, conn: apsw.Connection, lease: Lease) -> None:
+    def _serve_lease(self, lease: Lease) -> AmbidexError | None:
+        """Run the statements of a transaction as they come, up to its end; return what went wrong with the lease."""
+        conn = self._connection()
         while True:
             try:
                 job = lease.inbox.get(timeout=max(0.0, lease.deadline - time.monotonic()))
             except Empty:
-                job = None
-            if job is None or not lease.alive():
-                lease.end(
-                    LeaseLost(
-                        f"a transaction held the writer of {self._path} for more than {lease.seconds:g} s "
-                        "and was rolled back; do slow work before it, or raise lease_timeout"
-                    ),
-                    job,
-                )
-                return
-            if job.begin(time.monotonic()):
-                self._lease_step(conn, lease, job)
-            finished = job is lease.last
-            if finished:
-                lease.end(Closed("the transaction has ended"), None)
-            tell([job])
-            if finished:
-                return
+                return self._lost(lease)
+            try:
+                if not lease.alive():
+                    lost = self._lost(lease)
+                    job.fail(lost)
+                    return lost
+                if job.begin(time.monotonic()):
+                    self._lease_step(conn, lease, job)
+                if isinstance(job, EndJob):
+                    return None
+            finally:
+                tell([job])
+
+    def _lost(self, lease: Lease) -> LeaseLost:
+        return LeaseLost(
+            f"a transaction held the writer of {self._path} for more than {lease.seconds:g} s and was rolled back; "
+            "do slow work before it, or raise lease_timeout"
+        )
 
     def _lease_step(self, conn: apsw.Connection, lease: Lease, job: Job) -> None:
+        if lease.broken is not None and not (isinstance(job, EndJob) and not job.commit):
+            job.fail(lease.broken)
+            return
         try:
-            if job is lease.last:
-                job.result = job.work(conn)
+            if isinstance(job, EndJob):
+                if conn.in_transaction:
+                    job.result = job.work(conn)
             else:
                 self._one(conn, job, savepoint=True)
-        except apsw.Error as raised:
-            job.fail(translate(raised, self._path, "writing to", conn.system_errno))
-            if not conn.in_transaction and job is not lease.last:
-                lease.broken = True
+            job.finish()
+        except Exception as raised:
+            error = self._translate(raised) if lease.alive() else self._lost(lease)
+            job.fail(error)
+            if not conn.in_transaction or _ends_all(raised, error):
+                lease.broken = error
+
+
+def _ends_all(raised: Exception, error: AmbidexError) -> bool:
+    """Tell whether an error concerns the whole transaction rather than one statement of it."""
+    return isinstance(raised, apsw.InterruptError) or isinstance(error, StorageFull | Corrupted | Unavailable)
