@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["COUNT", "KEYS", "SIZE", "batch", "document", "pack", "unpack"]
+__all__ = ["COUNT", "KEYS", "SIZE", "WRITES", "Write", "batch", "document", "pack", "unpack"]
 
 COUNT = 1_000
 SIZE = 120
@@ -33,6 +33,12 @@ def document(number: int = 0) -> dict[str, Any]:
     made["note"] = "x" * (SIZE - len(pack(made)))
     assert len(pack(made)) == SIZE
     return made
+
+
+Write = tuple[str, dict[str, Any]]
+
+WRITES: list[Write] = [(KEYS[number % COUNT], document(number)) for number in range(5 * COUNT)]
+"""Pairs to store one after the other. No key gets the value that it has: SQLite skips such a write, and its flush."""
 
 
 def batch(round_: int, size: int = 20_000) -> dict[str, Any]:

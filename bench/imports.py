@@ -27,6 +27,16 @@ def ambidex(bench: Bench) -> Samples:
     return bench.compare(_process("import ambidex"), _process("pass"), least=3)
 
 
+@row(
+    "imports.storage",
+    "from ambidex import UnifiedStorage (loaded when it is asked for)",
+    against="a bare interpreter",
+    kind=ADDED_MS,
+)
+def storage(bench: Bench) -> Samples:
+    return bench.compare(_process("from ambidex import UnifiedStorage"), _process("pass"), least=3)
+
+
 @row("imports.redis", "a process that imports ambidex", against="one that imports redis.asyncio", kind=SLOWER)
 def redis(bench: Bench) -> Samples:
     require("redis")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, batch, document, pack, unpack
+from bench.documents import KEYS, WRITES, Write, batch, document, pack, unpack
 from bench.harness import (
     FASTER,
     SLOWER,
@@ -29,7 +29,6 @@ from bench.harness import (
 )
 from bench.services import storage, url
 
-_DOCUMENT = document()
 _BULK = 20_000
 _IN_FLIGHT = 128
 _POOL = 10
@@ -88,11 +87,11 @@ def set_sync(bench: Bench) -> Samples:
     with storage("postgres") as ours, _psycopg() as pool:
         statement, kv = _SET.format("%s", "%s"), ours.sync.kv
 
-        def raw(key: str) -> None:
+        def raw(write: Write) -> None:
             with pool.connection() as conn:
-                conn.execute(statement, (key, pack(_DOCUMENT)))
+                conn.execute(statement, (write[0], pack(write[1])))
 
-        return bench.compare(calls(lambda key: kv.set(key, _DOCUMENT), KEYS), calls(raw, KEYS))
+        return bench.compare(calls(lambda write: kv.set(*write), WRITES), calls(raw, WRITES))
 
 
 @row("postgres.get-async-1", "await kv.get, one at a time", against="asyncpg pool of 10", kind=SLOWER)
@@ -135,22 +134,25 @@ def set_async_128(bench: Bench) -> Samples:
         return _in_flight(
             bench,
             runner,
-            lambda key: kv.set(key, _DOCUMENT),
-            lambda key: pool.execute(statement, key, pack(_DOCUMENT)),
+            lambda write: kv.set(*write),
+            lambda write: pool.execute(statement, write[0], pack(write[1])),
             _IN_FLIGHT,
+            WRITES,
         )
 
 
 def _in_flight(
     bench: Bench,
     runner: asyncio.Runner,
-    ours: Callable[[str], Awaitable[object]],
-    theirs: Callable[[str], Awaitable[object]],
+    ours: Callable[[Any], Awaitable[object]],
+    theirs: Callable[[Any], Awaitable[object]],
     in_flight: int,
+    arguments: Sequence[object] = KEYS,
 ) -> Samples:
+    """Compare calls of a key, or of one of the arguments, with as many in flight."""
     return bench.compare(
-        tasks(runner, ours, KEYS, in_flight=in_flight),
-        tasks(runner, theirs, KEYS, in_flight=in_flight),
+        tasks(runner, ours, arguments, in_flight=in_flight),
+        tasks(runner, theirs, arguments, in_flight=in_flight),
         least=1 if in_flight == 1 else 4 * in_flight,
     )
 
@@ -208,7 +210,7 @@ def set_py_key_value(bench: Bench) -> Samples:
     with _asyncpg() as (runner, ours, pool):
         store, kv = _postgres_store(runner, pool), ours.aio.kv
         return _in_flight(
-            bench, runner, lambda key: kv.set(key, _DOCUMENT), lambda key: store.put(key, _DOCUMENT), _IN_FLIGHT
+            bench, runner, lambda write: kv.set(*write), lambda write: store.put(*write), _IN_FLIGHT, WRITES
         )
 
 

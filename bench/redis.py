@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, batch, document, pack, unpack
+from bench.documents import KEYS, WRITES, batch, document, pack, unpack
 from bench.harness import (
     FASTER,
     SLOWER,
@@ -30,10 +30,8 @@ from bench.harness import (
 )
 from bench.services import storage, url
 
-_DOCUMENT = document()
 _BULK = 20_000
 _RAW = {f"raw:{key}": document(number) for number, key in enumerate(KEYS)}
-_RAW_KEYS = list(_RAW)
 
 
 @contextmanager
@@ -60,7 +58,7 @@ def _loop() -> Iterator[tuple[asyncio.Runner, UnifiedStorage]]:
 @row("redis.get-sync", "kv.get of a 120-byte document", against="redis-py", kind=SLOWER, target=at_most(1.25))
 def get_sync(bench: Bench) -> Samples:
     with storage("redis") as ours, _redis_py() as client:
-        return bench.compare(calls(ours.sync.kv.get, KEYS), calls(lambda key: unpack(client.get(key)), _RAW_KEYS))
+        return bench.compare(calls(ours.sync.kv.get, KEYS), calls(lambda key: unpack(client.get(key)), list(_RAW)))
 
 
 @row("redis.set-sync", "kv.set of a 120-byte document", against="redis-py", kind=SLOWER)
@@ -68,8 +66,8 @@ def set_sync(bench: Bench) -> Samples:
     with storage("redis") as ours, _redis_py() as client:
         kv = ours.sync.kv
         return bench.compare(
-            calls(lambda key: kv.set(key, _DOCUMENT), KEYS),
-            calls(lambda key: client.set(key, pack(_DOCUMENT)), _RAW_KEYS),
+            calls(lambda write: kv.set(*write), WRITES),
+            calls(lambda write: client.set("raw:" + write[0], pack(write[1])), WRITES),
         )
 
 
@@ -92,7 +90,7 @@ def _get_async(bench: Bench, in_flight: int) -> Samples:
     with _loop() as (runner, ours), _redis_asyncio(runner, in_flight) as client:
 
         async def peer(key: str) -> Any:
-            return unpack(await client.get(key))
+            return unpack(await client.get("raw:" + key))
 
         return _in_flight(bench, runner, ours.aio.kv.get, peer, in_flight)
 
@@ -104,22 +102,25 @@ def set_async_128(bench: Bench) -> Samples:
         return _in_flight(
             bench,
             runner,
-            lambda key: kv.set(key, _DOCUMENT),
-            lambda key: client.set(key, pack(_DOCUMENT)),
+            lambda write: kv.set(*write),
+            lambda write: client.set("raw:" + write[0], pack(write[1])),
             128,
+            WRITES,
         )
 
 
 def _in_flight(
     bench: Bench,
     runner: asyncio.Runner,
-    ours: Callable[[str], Awaitable[object]],
-    theirs: Callable[[str], Awaitable[object]],
+    ours: Callable[[Any], Awaitable[object]],
+    theirs: Callable[[Any], Awaitable[object]],
     in_flight: int,
+    arguments: Sequence[object] = KEYS,
 ) -> Samples:
+    """Compare calls of a key, or of one of the arguments, with as many in flight."""
     return bench.compare(
-        tasks(runner, ours, KEYS, in_flight=in_flight),
-        tasks(runner, theirs, _RAW_KEYS, in_flight=in_flight),
+        tasks(runner, ours, arguments, in_flight=in_flight),
+        tasks(runner, theirs, arguments, in_flight=in_flight),
         least=1 if in_flight == 1 else 4 * in_flight,
     )
 
@@ -183,7 +184,7 @@ def coredis(bench: Bench) -> Samples:
             runner.run(client.__aenter__())
 
         async def peer(key: str) -> Any:
-            return unpack(await client.get(key))
+            return unpack(await client.get("raw:" + key))
 
         try:
             return _in_flight(bench, runner, ours.aio.kv.get, peer, 128)
@@ -201,7 +202,7 @@ def valkey_glide(bench: Bench) -> Samples:
         client = runner.run(module.GlideClient.create(module.GlideClientConfiguration([node])))
 
         async def peer(key: str) -> Any:
-            return unpack(await client.get(key))
+            return unpack(await client.get("raw:" + key))
 
         try:
             return _in_flight(bench, runner, ours.aio.kv.get, peer, 128)
@@ -219,7 +220,7 @@ def get_py_key_value(bench: Bench) -> Samples:
 def set_py_key_value(bench: Bench) -> Samples:
     with _loop() as (runner, ours), _redis_store(runner) as store:
         kv = ours.aio.kv
-        return _in_flight(bench, runner, lambda key: kv.set(key, _DOCUMENT), lambda key: store.put(key, _DOCUMENT), 128)
+        return _in_flight(bench, runner, lambda write: kv.set(*write), lambda write: store.put(*write), 128, WRITES)
 
 
 @contextmanager
@@ -228,7 +229,7 @@ def _redis_store(runner: asyncio.Runner) -> Iterator[Any]:
     client = require("redis.asyncio").Redis.from_url(url("redis"), max_connections=128, decode_responses=True)
     try:
         store = module.RedisStore(client=client)
-        runner.run(store.put_many(_RAW_KEYS, list(_RAW.values())))
+        runner.run(store.put_many(KEYS, list(_RAW.values())))
         yield store
     finally:
         runner.run(client.aclose())

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, batch, document, pack, unpack
+from bench.documents import KEYS, WRITES, Write, batch, document, pack, unpack
 from bench.harness import (
     ADDED_MS,
     FASTER,
@@ -37,7 +37,6 @@ from bench.harness import (
 _TABLE = "CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _GET = "SELECT value FROM kv WHERE key = ?"
 _SET = "INSERT INTO kv (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-_DOCUMENT = document()
 _IN_FLIGHT = 64
 
 
@@ -169,8 +168,8 @@ def set_sync(bench: Bench) -> Samples:
     with _folder() as folder, _ambidex(folder) as storage, _sqlite3(folder) as conn:
         kv = storage.sync.kv
         return bench.compare(
-            calls(lambda key: kv.set(key, _DOCUMENT), KEYS),
-            calls(lambda key: conn.execute(_SET, (key, pack(_DOCUMENT))), KEYS),
+            calls(lambda write: kv.set(*write), WRITES),
+            calls(lambda write: conn.execute(_SET, (write[0], pack(write[1]))), WRITES),
         )
 
 
@@ -184,8 +183,8 @@ def set_sync(bench: Bench) -> Samples:
 def set_async(bench: Bench) -> Samples:
     with _both() as (runner, storage, db):
 
-        async def peer(key: str) -> None:  # one hand-over and one commit of its own for each
-            await db.execute(_SET, (key, pack(_DOCUMENT)))
+        async def peer(write: Write) -> None:  # one hand-over and one commit of its own for each
+            await db.execute(_SET, (write[0], pack(write[1])))
 
         return _compare_sets(bench, runner, storage, peer)
 
@@ -199,8 +198,8 @@ def set_async(bench: Bench) -> Samples:
 def set_async_mixed(bench: Bench) -> Samples:
     with _both(isolation_level="IMMEDIATE") as (runner, storage, db):
 
-        async def peer(key: str) -> None:  # the first commit takes along what the others have executed
-            await db.execute(_SET, (key, pack(_DOCUMENT)))
+        async def peer(write: Write) -> None:  # the first commit takes along what the others have executed
+            await db.execute(_SET, (write[0], pack(write[1])))
             await db.commit()
 
         return _compare_sets(bench, runner, storage, peer)
@@ -211,18 +210,18 @@ def set_async_one(bench: Bench) -> Samples:
     with _both() as (runner, storage, db):
         kv = storage.aio.kv
         return bench.compare(
-            tasks(runner, lambda key: kv.set(key, _DOCUMENT), KEYS),
-            tasks(runner, lambda key: db.execute(_SET, (key, pack(_DOCUMENT))), KEYS),
+            tasks(runner, lambda write: kv.set(*write), WRITES),
+            tasks(runner, lambda write: db.execute(_SET, (write[0], pack(write[1]))), WRITES),
         )
 
 
 def _compare_sets(
-    bench: Bench, runner: asyncio.Runner, storage: UnifiedStorage, peer: Callable[[str], Awaitable[object]]
+    bench: Bench, runner: asyncio.Runner, storage: UnifiedStorage, peer: Callable[[Write], Awaitable[object]]
 ) -> Samples:
     kv = storage.aio.kv
     return bench.compare(
-        tasks(runner, lambda key: kv.set(key, _DOCUMENT), KEYS, in_flight=_IN_FLIGHT),
-        tasks(runner, peer, KEYS, in_flight=_IN_FLIGHT),
+        tasks(runner, lambda write: kv.set(*write), WRITES, in_flight=_IN_FLIGHT),
+        tasks(runner, peer, WRITES, in_flight=_IN_FLIGHT),
         least=4 * _IN_FLIGHT,
     )
 
@@ -232,7 +231,7 @@ def set_diskcache(bench: Bench) -> Samples:
     with _folder() as folder, _ambidex(folder) as storage, _diskcache(folder) as cache:
         kv = storage.sync.kv
         return bench.compare(
-            calls(lambda key: kv.set(key, _DOCUMENT), KEYS), calls(lambda key: cache.set(key, _DOCUMENT), KEYS)
+            calls(lambda write: kv.set(*write), WRITES), calls(lambda write: cache.set(*write), WRITES)
         )
 
 
@@ -242,8 +241,8 @@ def set_py_key_value(bench: Bench) -> Samples:
         kv = storage.aio.kv
         with _disk_store(folder, runner) as store:
             return bench.compare(
-                tasks(runner, lambda key: kv.set(key, _DOCUMENT), KEYS),
-                tasks(runner, lambda key: store.put(key, _DOCUMENT), KEYS),
+                tasks(runner, lambda write: kv.set(*write), WRITES),
+                tasks(runner, lambda write: store.put(*write), WRITES),
             )
 
 

@@ -221,22 +221,54 @@ def _check_unmarked(cls: type) -> None:
 
 
 def _blocking_operation(fn: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        twin = self._twin
-        if twin is self:
-            return fn(self, *args, **kwargs)
-        coro = fn(twin, *args, **kwargs)
-        try:  # as in drive(), without its call
-            driver = _idle.pop()
-        except IndexError:
-            driver = _new_driver()
-        value = driver.send(coro)
-        if driver.gi_yieldfrom is None:
-            _idle.append(driver)
-            return value
-        raise _suspended(coro)
+    parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
+    own = inspect.Parameter("__self", inspect.Parameter.POSITIONAL_ONLY)
+    rest = parameters[1:] if parameters[0].kind in _PLAIN else parameters  # a wrapper may take self among its *args
+    bare = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in rest]
+    method: Any = _method_shape(str(inspect.Signature([own, *bare])), ", ".join(map(_passed_on, rest)))(fn)
+    method.__defaults__ = tuple(p.default for p in rest if p.kind in _PLAIN and p.default is not p.empty) or None
+    method.__kwdefaults__ = {p.name: p.default for p in rest if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    return cast("Callable[..., Any]", method)
 
+
+_PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_METHOD = """
+def shape(__fn):
+    def method{parameters}:
+        __twin = __self._twin
+        if __twin is __self:
+            return __fn(__self, {arguments})
+        __coro = __fn(__twin, {arguments})
+        try:  # as in drive(), without its call
+            __driver = __idle.pop()
+        except IndexError:
+            __driver = __new_driver()
+        __value = __driver.send(__coro)
+        if __driver.gi_yieldfrom is None:
+            __idle.append(__driver)
+            return __value
+        raise __suspended(__coro)
     return method
+"""
+
+
+def _passed_on(parameter: inspect.Parameter) -> str:
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return f"{parameter.name}={parameter.name}"
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return stars.get(cast("Any", parameter.kind), "") + parameter.name
+
+
+@functools.cache
+def _method_shape(parameters: str, arguments: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile the method for a list of parameters.
+
+    As dataclasses does: handing on ``*args, **kwargs`` would double what the mechanism adds to a call.
+    """
+    names: dict[str, Any] = {"__idle": _idle, "__new_driver": _new_driver, "__suspended": _suspended}
+    source = _METHOD.format(parameters=parameters, arguments=arguments)
+    exec(compile(source, f"<ambidex operation {parameters}>", "exec"), names)  # noqa: S102  # names of parameters only
+    return cast("Callable[[Callable[..., Any]], Any]", names["shape"])
 
 
 def _blocking_stream(fn: Callable[..., Any]) -> Callable[..., Any]:
