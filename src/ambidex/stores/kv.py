@@ -306,7 +306,7 @@ def ttl_to_ms(ttl: TTL | None) -> int | None:
         return None
     try:
         seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidQuery(f"a time to live is seconds or a timedelta, not {ttl!r}") from None
     if isinstance(ttl, bool) or not 0 < seconds * 1000 <= _MAX_TTL_MS:
         raise InvalidQuery(
