@@ -174,7 +174,7 @@ def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
     Raises:
         ConfigurationError: no URL, an unknown scheme, or a missing path; the message shows a URL that works.
     """
-    if not isinstance(url, str) or "://" not in url:
+    if "://" not in (url if type(url) is str else ""):
         raise ConfigurationError(
             f"{redact(str(url))!r} is not a storage URL; one looks like sqlite:///data.db or redis://localhost:6379/0"
         )

@@ -154,7 +154,8 @@ def test_state_is_shared_between_the_view_and_its_operations() -> None:
 def test_class_and_static_methods_and_attributes_are_untouched() -> None:
     made = BlockingShelf.of(4)
     assert type(made) is BlockingShelf
-    assert made.put("x") == 5  # type: ignore[comparison-overlap]  # the class method is annotated with the base
+    assert isinstance(made, BlockingShelf)
+    assert made.put("x") == 5
     assert BlockingShelf.helper() == "help"
     assert BlockingShelf.kind == "shelf"
 
@@ -395,14 +396,18 @@ def test_a_context_passes_an_exception_on_unchanged(error: BaseException) -> Non
     assert caught.value is error
 
 
+def _refuse() -> None:
+    raise LookupError("x")
+
+
 def test_a_context_may_swallow_an_exception() -> None:
     with BlockingShelf().open("a", swallow=True):
-        raise LookupError("x")
+        _refuse()
 
     async def use() -> str:
         async with Shelf().open("a", swallow=True):
-            raise LookupError("x")
-        return "after"  # type: ignore[unreachable]  # the context returns True
+            _refuse()
+        return "after"
 
     assert asyncio.run(use()) == "after"
 
@@ -457,22 +462,23 @@ def test_a_mark_refuses_what_it_cannot_mark() -> None:
 
     async def coroutine(self: Any) -> None: ...
 
-    for mark, wrong in (
+    cases: tuple[tuple[Any, Any], ...] = (
         (operation, plain),
         (operation, generator),
         (stream, plain),
         (stream, coroutine),
         (context, coroutine),
-    ):
+    )
+    for mark, wrong in cases:
         with pytest.raises(TypeError, match="needs an 'async def'"):
-            mark(wrong)  # type: ignore[operator]
+            mark(wrong)
 
 
 def test_a_forgotten_mark_on_an_override_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Deeper.put overrides the @operation Shelf.put .*put @operation above"):
 
         class Deeper(Shelf):
-            async def put(self, thing: str, *, times: int = 1) -> int:  # type: ignore[override]
+            async def put(self, thing: str, *, times: int = 1) -> int:
                 return 0
 
     with pytest.raises(TypeError, match="overrides the @stream"):
@@ -492,19 +498,19 @@ def test_a_forgotten_mark_is_refused_on_a_grandchild_and_on_a_view() -> None:
     class Child(Shelf):
         pass
 
-    with pytest.raises(TypeError, match="Grandchild.put overrides"):
+    with pytest.raises(TypeError, match=r"Grandchild\.put overrides"):
 
         class Grandchild(Child):
-            async def put(self, thing: str, *, times: int = 1) -> int:  # type: ignore[override]
+            async def put(self, thing: str, *, times: int = 1) -> int:
                 return 0
 
-    with pytest.raises(TypeError, match="View.put overrides"):
+    with pytest.raises(TypeError, match=r"View\.put overrides"):
 
         class View(Blocking, Shelf):
             async def put(self, thing: str, *, times: int = 1) -> int:  # type: ignore[override]
                 return 0
 
-    with pytest.raises(TypeError, match="View.put overrides"):
+    with pytest.raises(TypeError, match=r"View\.put overrides"):
 
         class View(BlockingShelf):  # type: ignore[no-redef]
             async def put(self, thing: str, *, times: int = 1) -> int:  # type: ignore[override]
@@ -555,13 +561,17 @@ def test_a_marked_override_counts_in_both_modes_with_super() -> None:
 
 def test_a_subclass_of_a_view_may_mark_its_own_operations() -> None:
     class MoreBlocking(BlockingShelf):
+        # Checkers see the methods of a view as blocking, also from inside; the class to extend is the one below it.
         @operation
         async def put_three(self, thing: str) -> list[int]:
-            return [*await self.put_two(thing, thing), await self.put(thing)]
+            own: Any = self
+            return [*await own.put_two(thing, thing), await own.put(thing)]
 
         @operation
         async def put(self, thing: str, *, times: int = 1) -> int:
-            return -await super().put(thing, times=times)  # type: ignore[misc]  # a view's super is typed blocking
+            below: Any = super()
+            number: int = await below.put(thing, times=times)
+            return -number
 
     assert MoreBlocking().put_three("a") == [-1, -2, -3]
 

@@ -33,7 +33,7 @@ def test_a_deadline_belongs_to_its_task() -> None:
         return remaining(current_deadline(100))
 
     async def main() -> list[float]:
-        return await asyncio.gather(inside(), outside())
+        return list(await asyncio.gather(inside(), outside()))
 
     assert asyncio.run(main()) == [pytest.approx(10, abs=5), pytest.approx(100, abs=5)]
 
@@ -42,5 +42,5 @@ def test_a_passed_deadline_refuses_to_start() -> None:
     check_deadline(time.monotonic() + 100, "the call")
     with pytest.raises(DeadlineExceeded, match="before the call was started") as caught:
         check_deadline(time.monotonic() - 1, "the call")
-    assert caught.value.applied == "no"
     assert isinstance(caught.value, TimeoutError)
+    assert str(caught.value.applied) == "no"

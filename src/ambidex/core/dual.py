@@ -128,18 +128,20 @@ class Blocking:
 
     _twin: Any
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
-        """Make the object and its twin."""
-        self = super().__new__(cls)
-        twin = super().__new__(cls)
-        try:
-            twin.__dict__ = self.__dict__
-        except AttributeError:
-            raise ConfigurationError(
-                f"{cls.__qualname__} has __slots__ and no __dict__; a Blocking view needs one"
-            ) from None
-        self.__dict__["_twin"] = twin
-        return self
+    if not TYPE_CHECKING:  # a checker must infer a generic view's arguments from __init__
+
+        def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+            """Make the object and its twin."""
+            self = super().__new__(cls)
+            twin = super().__new__(cls)
+            try:
+                twin.__dict__ = self.__dict__
+            except AttributeError:
+                raise ConfigurationError(
+                    f"{cls.__qualname__} has __slots__ and no __dict__; a Blocking view needs one"
+                ) from None
+            self.__dict__["_twin"] = twin
+            return self
 
     def _derive(self, *args: Any) -> Self:
         made = type(self)(*args)

@@ -1,0 +1,62 @@
+"""What the key-value store does by itself, whatever backend is behind it; the contract covers the rest."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ambidex import UnifiedStorage
+from ambidex.errors import InvalidQuery
+from ambidex.stores.kv import BlockingKeyValue, KeyValue, ttl_to_ms
+
+
+@pytest.mark.parametrize(
+    ("ttl", "milliseconds"),
+    [(None, None), (1, 1000), (0.5, 500), (0.0001, 1), (timedelta(minutes=1), 60_000), (timedelta(microseconds=1), 1)],
+)
+def test_times_to_live(ttl: Any, milliseconds: int | None) -> None:
+    assert ttl_to_ms(ttl) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "ttl", [0, -1, float("nan"), float("inf"), timedelta(0), timedelta(-1), 1e11, True, "x", [], 10**400]
+)
+def test_bad_times_to_live(ttl: Any) -> None:
+    with pytest.raises(InvalidQuery, match="time to live"):
+        ttl_to_ms(ttl)
+
+
+def test_namespaces_keep_the_class_and_the_mode() -> None:
+    storage = UnifiedStorage("memory://")
+    room = storage.sync.kv.namespace("room")
+    assert type(room) is BlockingKeyValue
+    assert type(storage.aio.kv.namespace("room")) is KeyValue
+    room.set("key", 1)
+    assert room.namespace("inner").get("key") is None
+    assert repr(room) == "BlockingKeyValue(namespace='room')"
+    assert "tenant='t'" in repr(storage.tenant("t").sync.kv)
+
+
+def test_a_subclass_keeps_its_class_through_namespaces() -> None:
+    class Counters(BlockingKeyValue):
+        def twice(self, key: str) -> int:
+            return self.incr(key, 2)
+
+    storage = UnifiedStorage("memory://")
+    counters = Counters(storage.sync.kv._scope)
+    assert counters.namespace("room").twice("n") == 2
+
+
+def test_a_coroutine_factory_works_in_blocking_mode_if_it_never_suspends() -> None:
+    async def factory() -> int:
+        return 5
+
+    assert UnifiedStorage("memory://").sync.kv.get_or_set("key", factory) == 5
+
+
+def test_the_size_limit_of_the_settings_counts() -> None:
+    storage = UnifiedStorage("memory://", max_value_bytes=100)
+    with pytest.raises(ValueError, match="the limit is 100"):
+        storage.sync.kv.set("key", "x" * 101)
+    with pytest.raises(ValueError, match="the limit is 100"):
+        storage.sync.events.append("s", "x" * 101)
