@@ -377,6 +377,39 @@ def test_a_forked_child_works_and_leaves_the_parent_alone(make: Make) -> None:
     assert storage.get("after") == 1
 
 
+def test_a_fork_while_other_threads_write(tmp_path: Path) -> None:
+    storage = UnifiedStorage(f"sqlite:///{tmp_path}/s.db?durability=relaxed&timeout=20")
+    storage.set("key", 0)
+    for number in range(3):
+        stop = threading.Event()
+
+        def write(stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                storage.kv.incr("n")
+
+        threads = [threading.Thread(target=write) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        stopped, stopping = os.pipe()
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover  # in the child
+            status = 1
+            try:
+                os.read(stopped, 1)  # the parent holds no lock any more, so none may be left here either
+                storage.set(f"child-{number}", 1)
+                status = 0
+            finally:
+                os._exit(status)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        os.write(stopping, b"x")
+        assert os.waitpid(pid, 0)[1] == 0
+        os.close(stopped), os.close(stopping)
+        assert storage.get(f"child-{number}") == 1
+    storage.close()
+
+
 # ---------------------------------------------------------------- tenants, health, capabilities
 
 

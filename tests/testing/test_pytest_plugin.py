@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ambidex import UnifiedStorage
-from ambidex.storage import Face
+from ambidex.face import Face
 from ambidex.testing import Mode
 
 Run = Callable[[Callable[[Face], Coroutine[Any, Any, Any]]], Any]
