@@ -405,7 +405,8 @@ def test_a_fork_while_other_threads_write(tmp_path: Path) -> None:
             thread.join()
         os.write(stopping, b"x")
         assert os.waitpid(pid, 0)[1] == 0
-        os.close(stopped), os.close(stopping)
+        for end in (stopped, stopping):
+            os.close(end)
         assert storage.get(f"child-{number}") == 1
     storage.close()
 
