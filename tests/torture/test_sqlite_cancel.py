@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiosqlite
@@ -55,10 +56,7 @@ def test_a_storm_of_cancelled_writers_loses_nothing_and_halves_nothing(tmp_path:
         for turn in range(rounds(25, 1000)):
             kinds = [one, many, unit] * 8
             names = [f"{turn}:{i}" for i in range(len(kinds))]
-            ended = await storm(
-                [lambda k=k, n=n: k(n) for k, n in zip(kinds, names, strict=True)],  # type: ignore[misc]
-                turn,
-            )
+            ended = await storm([partial(kind, name) for kind, name in zip(kinds, names, strict=True)], turn)
             with deadline(10):  # a stuck writer would hold this one up
                 await kv.set("alive", turn)
             for kind, name, end in zip(kinds, names, ended, strict=True):
@@ -87,7 +85,7 @@ def test_a_storm_halves_the_transactions_of_the_raw_driver(tmp_path: Path) -> No
                     await db.execute("INSERT INTO t VALUES (?, ?)", (name, i))
 
             for turn in range(20):
-                await storm([lambda n=n: unit(n) for n in range(turn * 24, turn * 24 + 24)], turn)  # type: ignore[misc]
+                await storm([partial(unit, turn * 24 + i) for i in range(24)], turn)
             rows = await db.execute_fetchall("SELECT count(*) FROM t GROUP BY unit")
             return sum(count != 5 for (count,) in rows)
 

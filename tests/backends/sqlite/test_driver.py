@@ -52,7 +52,7 @@ def run(request: pytest.FixtureRequest, sqlite: SqliteBackend) -> Callable[[Body
 def outside(leaf: Leaf, key: str) -> Any:
     """Read in a thread that knows nothing of the caller's transaction."""
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(drive(leaf.kv.get(key))))  # type: ignore[arg-type]
+    thread = threading.Thread(target=lambda: found.append(drive(leaf.kv.get(key))))
     thread.start()
     thread.join()
     return found[0]
@@ -73,7 +73,7 @@ def test_a_transaction_sees_itself_and_is_seen_after_its_end(run: Callable[[Body
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_undoes_a_transaction(run: Callable[[Body], None], error: type[BaseException]) -> None:
     async def body(leaf: Leaf, other: Leaf) -> None:
-        with pytest.raises(error):
+        with pytest.raises(error):  # noqa: PT012  # the block is what is undone
             async with leaf.transaction():
                 await leaf.kv.put("k", 1, None, When.ALWAYS)
                 raise error
@@ -88,7 +88,7 @@ def test_inner_transactions_are_savepoints(run: Callable[[Body], None]) -> None:
     async def body(leaf: Leaf, other: Leaf) -> None:
         async with leaf.transaction():
             await leaf.kv.put("outer", 1, None, When.ALWAYS)
-            with pytest.raises(ValueError, match="undo"):
+            with pytest.raises(ValueError, match="undo"):  # noqa: PT012  # the block is what is undone
                 async with leaf.transaction():
                     await leaf.kv.put("outer", 2, None, When.ALWAYS)
                     async with leaf.transaction():
