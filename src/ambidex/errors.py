@@ -180,7 +180,7 @@ class RateLimited(RetryableError):
 class UncertainError(AmbidexError):
     """The request was sent and no reply came: it may or may not have taken effect."""
 
-    applied = "unknown"
+    applied: Applied = "unknown"
 
 
 class OutcomeUnknown(UncertainError):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from ambidex.errors import ConfigurationError, redact
 
@@ -191,9 +191,11 @@ def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
         raise ConfigurationError(f"unknown scheme {scheme!r} in {redact(url)!r}; there are: {known}")
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        _port = parts.port
+        _port = None if backend == "sqlite" else parts.port  # sqlite://:memory: is no host and port
     except ValueError as error:
         raise ConfigurationError(f"the storage URL {redact(url)!r} is malformed: {error}") from None
+    if "#" in rest:
+        raise ConfigurationError(f"write %23 for the # in {redact(url)!r}: what stands behind it would be ignored")
     query = parse_qsl(parts.query, keep_blank_values=True)
     own = {name: value for name, value in query if name in _COMMON}
     others = tuple((name, value) for name, value in query if name not in _COMMON)
@@ -259,6 +261,4 @@ def default_url(environ: Mapping[str, str]) -> str:
         base = os.path.join(home, "Library", "Application Support")
     else:
         base = environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
-    return "sqlite:///" + os.path.join(base, "ambidex", "ambidex.db").replace(os.sep, "/").replace("%", "%25").replace(
-        "?", "%3F"
-    )
+    return "sqlite:///" + quote(os.path.join(base, "ambidex", "ambidex.db").replace(os.sep, "/"), safe="/:")

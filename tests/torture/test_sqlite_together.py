@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -60,6 +61,14 @@ async def work_async(storage: UnifiedStorage, me: str, turns: int) -> None:
     await asyncio.gather(*(one(task) for task in range(3)))
 
 
+def in_loop(storage: UnifiedStorage, me: str, turns: int) -> None:
+    asyncio.run(work_async(storage, me, turns))
+
+
+def forked(storage: UnifiedStorage, me: str, turns: int, children: list[int]) -> None:
+    children.extend(in_child(partial(work, storage, f"{me}{i}", turns)) for i in range(3))
+
+
 def in_threads(calls: list[Callable[[], object]]) -> None:
     errors: list[BaseException] = []
 
@@ -98,15 +107,10 @@ def test_threads_loops_and_forks_share_one_instance(tmp_path: Path) -> None:
     turns = rounds(2, 20)
     growth = []
     for turn in range(3):
-        calls: list[Callable[[], object]] = []
-        for i in range(64):
-            calls.append(lambda i=i: work(storage, f"r{turn}t{i}", turns))  # type: ignore[misc]
-        for i in range(8):
-            calls.append(lambda i=i: asyncio.run(work_async(storage, f"r{turn}l{i}", turns)))  # type: ignore[misc]
         children: list[int] = []
-        calls.append(
-            lambda: children.extend(in_child(lambda i=i: work(storage, f"r{turn}c{i}", turns)) for i in range(3))
-        )
+        calls: list[Callable[[], object]] = [partial(work, storage, f"r{turn}t{i}", turns) for i in range(64)]
+        calls += [partial(in_loop, storage, f"r{turn}l{i}", turns) for i in range(8)]
+        calls += [partial(forked, storage, f"r{turn}c", turns, children)]
         in_threads(calls)
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
         done = (turn + 1) * turns * (64 + 8 * 3 + 3)

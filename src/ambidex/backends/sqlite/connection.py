@@ -35,7 +35,7 @@ Row = tuple[Any, ...]
 
 def pause(tries: int) -> None:
     """Wait a little before another process's lock is tried again, longer each time."""
-    time.sleep(min(0.02, 0.0005 * 2 ** min(tries, 10)))
+    time.sleep(min(0.005, 0.0005 * 2 ** min(tries, 4)))
 
 
 def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -> apsw.Connection:
@@ -95,8 +95,7 @@ def open_reader(path: str) -> apsw.Connection:
             if os.access(os.path.dirname(path) or ".", os.W_OK) and os.access(path, os.W_OK):
                 raise
             conn.close()
-            quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-            conn = apsw.Connection(f"file:{quoted}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            conn = open_immutable(path)
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
     except apsw.Error as error:
         system_errno = conn.system_errno if conn is not None else 0
@@ -104,6 +103,12 @@ def open_reader(path: str) -> apsw.Connection:
             conn.close(True)
         raise translate(error, path, "opening", system_errno) from None
     return conn
+
+
+def open_immutable(path: str) -> apsw.Connection:
+    """Open a file that nobody changes, without any file beside it."""
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return apsw.Connection(f"file:{quoted}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _has_content(path: str) -> bool:
@@ -119,13 +124,12 @@ class _Connection:
     ``lock`` is held during every use, so that whoever closes it finds it at rest.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "closing", "lock")
+    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "lock")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._conn: apsw.Connection | None = None
         self._execute: Callable[..., apsw.Cursor] | None = None
-        self.closing = False
         self.lock = threading.Lock()
 
     def _open(self) -> Callable[..., apsw.Cursor]:
@@ -136,6 +140,10 @@ class _Connection:
         return self._execute
 
     def _set_up(self, conn: apsw.Connection) -> None:
+        """Install the handlers that hold the limit; they must not refer to this object.
+
+        Else the two would keep each other alive, and the file open, when the thread has ended.
+        """
         raise NotImplementedError
 
     def release(self) -> None:
@@ -145,11 +153,23 @@ class _Connection:
             conn.close(True)
 
     def close(self) -> None:
-        """Stop the query that runs here, if one does, and close the connection."""
-        self.closing = True
+        """Close the connection when the query that runs here, if one does, has ended."""
         with self.lock:
-            self.closing = False
             self.release()
+
+
+class _FewSteps:
+    """The limit of inline queries."""
+
+    __slots__ = ("looks",)
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def over(self) -> bool:
+        # SQLite counts a statement's instructions over all its runs, so the first look may come at once.
+        self.looks += 1
+        return self.looks >= 2
 
 
 class InlineReader(_Connection):
@@ -159,32 +179,30 @@ class InlineReader(_Connection):
     have to wait BusyError; the caller runs it again elsewhere.
     """
 
-    __slots__ = ("_looks",)
+    __slots__ = ("_limit",)
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._limit = _FewSteps()
 
     def _set_up(self, conn: apsw.Connection) -> None:
-        self._looks = 0
         conn.set_busy_timeout(0)
         conn.limit(apsw.SQLITE_LIMIT_LENGTH, INLINE_BYTES)
-        conn.set_progress_handler(self._over, STEPS)
+        conn.set_progress_handler(self._limit.over, STEPS)
 
     def row(self, sql: str, args: Sequence[Any]) -> Row | None:
         """Return the first row."""
         with self.lock:
             execute = self._execute or self._open()
-            self._looks = 0
+            self._limit.looks = 0
             return execute(sql, args).fetchone()
 
     def rows(self, sql: str, args: Sequence[Any]) -> list[Row]:
         """Return all rows."""
         with self.lock:
             execute = self._execute or self._open()
-            self._looks = 0
+            self._limit.looks = 0
             return execute(sql, args).fetchall()
-
-    def _over(self) -> bool:
-        # SQLite counts a statement's instructions over all its runs, so the first look may come at once.
-        self._looks += 1
-        return self._looks >= 2
 
 
 class LongRead:
@@ -197,22 +215,49 @@ class LongRead:
         self.stopped = False
 
 
+class _Deadline:
+    """The limit of queries in threads that may block."""
+
+    __slots__ = ("closing", "read", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.read: LongRead | None = None
+        self.closing = False
+
+    @property
+    def stopped(self) -> bool:
+        return self.closing or (self.read is not None and self.read.stopped)
+
+    def over(self) -> bool:
+        return time.monotonic() > self.until or self.stopped
+
+    def keep_waiting(self, tries: int) -> bool:
+        """Be SQLite's busy handler."""
+        if self.over():
+            return False
+        pause(tries)
+        return True
+
+
 class Reader(_Connection):
     """For threads that may block: a query ends at its deadline."""
 
-    __slots__ = ("_read", "_until")
+    __slots__ = ("_limit",)
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._limit = _Deadline()
 
     def _set_up(self, conn: apsw.Connection) -> None:
-        self._until = 0.0
-        self._read: LongRead | None = None
-        conn.set_busy_handler(self._keep_waiting)
-        conn.set_progress_handler(self._over, STEPS)
+        conn.set_busy_handler(self._limit.keep_waiting)
+        conn.set_progress_handler(self._limit.over, STEPS)
 
     def row(self, sql: str, args: Sequence[Any], until: float) -> Row | None:
         """Return the first row."""
         with self.lock:
             execute = self._execute or self._open()
-            self._until, self._read = until, None
+            self._limit.until, self._limit.read = until, None
             try:
                 return execute(sql, args).fetchone()
             except apsw.InterruptError:
@@ -222,26 +267,24 @@ class Reader(_Connection):
         """Return all rows."""
         with self.lock:
             execute = self._execute or self._open()
-            self._until, self._read = read.deadline, read
+            self._limit.until, self._limit.read = read.deadline, read
             try:
                 return execute(sql, args).fetchall()
             except apsw.InterruptError:
                 raise self._why() from None
 
+    def close(self) -> None:
+        """Stop the query that runs here, if one does, and close the connection."""
+        self._limit.closing = True
+        with self.lock:
+            self._limit.closing = False
+            self.release()
+
     def _why(self) -> Exception:
         """Return the error for a query that was stopped."""
-        if self.closing or (self._read is not None and self._read.stopped):
+        if self._limit.stopped:
             return Closed(f"the SQLite database {self._path} was closed during a read; the read may be repeated")
         return DeadlineExceeded(f"the deadline passed during a read of the SQLite database {self._path}", applied="no")
-
-    def _over(self) -> bool:
-        return self.closing or time.monotonic() > self._until or (self._read is not None and self._read.stopped)
-
-    def _keep_waiting(self, tries: int) -> bool:
-        if self._over():
-            return False
-        pause(tries)
-        return True
 
 
 C = TypeVar("C", bound=_Connection)

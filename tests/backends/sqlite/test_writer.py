@@ -1,0 +1,306 @@
+"""The writer: order, group commit, neighbours' failures, leases."""
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ambidex.backends.sqlite import SqliteBackend
+from ambidex.core.dual import drive
+from ambidex.core.runtime import deadline
+from ambidex.errors import AmbidexError, Closed, DeadlineExceeded, LeaseLost, UsageError
+from tests.backends.sqlite.support import FOR_EVER, backend, database
+
+INSERT = "INSERT INTO t (x) VALUES (?)"
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> SqliteBackend:
+    made = backend(tmp_path / "writer.db")
+    drive(made.blocking.script([("CREATE TABLE t (n INTEGER PRIMARY KEY, x UNIQUE)", ())]))
+    return made
+
+
+def stored(made: SqliteBackend) -> list[Any]:
+    return [x for (x,) in drive(made.blocking.rows("SELECT x FROM t ORDER BY n"))]
+
+
+def count_commits(made: SqliteBackend) -> list[int]:
+    """Return a list that grows by one with each transaction that changed something."""
+    commits: list[int] = []
+
+    def hook() -> bool:
+        commits.append(1)
+        return False
+
+    conn = database(made).writer._conn
+    assert conn is not None
+    conn.set_commit_hook(hook)
+    return commits
+
+
+async def side_by_side(calls: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """Run the calls in tasks of their own, each outside of the caller's transaction."""
+
+    async def one(call: Callable[[], Awaitable[Any]]) -> Any:
+        return await call()
+
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(one(call), context=contextvars.Context()) for call in calls]
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_many_tasks_share_commits(sqlite: SqliteBackend) -> None:
+    commits = count_commits(sqlite)
+
+    async def main() -> None:
+        await asyncio.gather(*(sqlite.aio.write(INSERT, (i,)) for i in range(200)))
+
+    asyncio.run(main())
+    assert stored(sqlite) == list(range(200))
+    assert len(commits) <= 20
+
+
+def test_one_after_another_each_has_its_own_commit(sqlite: SqliteBackend) -> None:
+    commits = count_commits(sqlite)
+    for i in range(20):
+        drive(sqlite.blocking.write(INSERT, (i,)))
+    assert len(commits) == 20
+
+
+def test_writes_take_effect_in_the_order_of_their_submission(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        calls: list[Coroutine[Any, Any, Any]] = []
+        for i in range(0, 300, 3):
+            calls.append(sqlite.aio.write(INSERT, (i,)))
+            calls.append(sqlite.aio.script([(INSERT, (i + 1,)), (INSERT, (i + 2,))]))
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+    assert stored(sqlite) == list(range(300))
+
+
+def test_a_failing_job_takes_nothing_of_its_neighbours_with_it(sqlite: SqliteBackend) -> None:
+    async def main() -> list[Any]:
+        aio = sqlite.aio
+        # A transaction holds the writer, so that all the others are queued together behind it.
+        async with aio.transaction():
+            waiting = asyncio.ensure_future(
+                side_by_side(
+                    [
+                        lambda: aio.write(INSERT, ("a",)),
+                        lambda: aio.script([(INSERT, ("half",)), (INSERT, ("a",))]),  # not unique
+                        lambda: aio.write("INSERT INTO nowhere VALUES (1)"),
+                        lambda: aio.write("this is not SQL"),
+                        lambda: aio.script([(INSERT, ("half",)), ("nor is this", ())]),
+                        lambda: aio.write_many(INSERT, [("half",), ("a",)]),
+                        lambda: aio.write(INSERT, (object(),)),  # cannot be bound
+                        lambda: aio.write_many(INSERT, [("half",), (object(),)]),
+                        lambda: aio.write(INSERT, (2**70,)),
+                        lambda: aio.script([(INSERT, ("b",)), (INSERT, ("c",))]),
+                        lambda: aio.write(INSERT, ("d",)),
+                    ]
+                )
+            )
+            await asyncio.sleep(0.05)
+        return await waiting
+
+    results = asyncio.run(main())
+    assert [isinstance(result, AmbidexError) for result in results] == [False] + [True] * 8 + [False, False]
+    assert [type(r).__module__ for r in results[1:9]] == ["ambidex.errors"] * 8
+    assert stored(sqlite) == ["a", "b", "c", "d"]
+
+
+def test_jobs_that_share_a_commit_that_fails_are_done_one_by_one(sqlite: SqliteBackend) -> None:
+    """A job that makes SQLite undo the whole transaction still fails alone."""
+
+    async def main() -> list[Any]:
+        aio = sqlite.aio
+        async with aio.transaction():
+            waiting = asyncio.ensure_future(
+                side_by_side(
+                    [
+                        lambda: aio.write(INSERT, ("a",)),
+                        lambda: aio.write("INSERT OR ROLLBACK INTO t (x) VALUES ('a')"),
+                        lambda: aio.script([(INSERT, ("b",)), (INSERT, ("c",))]),
+                    ]
+                )
+            )
+            await asyncio.sleep(0.05)
+        return await waiting
+
+    results = asyncio.run(main())
+    assert [isinstance(result, AmbidexError) for result in results] == [False, True, False]
+    assert stored(sqlite) == ["a", "b", "c"]
+
+
+def test_a_write_without_end_stops_at_its_deadline_and_its_neighbours_are_done(sqlite: SqliteBackend) -> None:
+    async def endless() -> None:
+        with deadline(0.3):
+            await sqlite.aio.write(f"INSERT INTO t (x) {FOR_EVER}")
+
+    async def main() -> list[Any]:
+        return await side_by_side(
+            [lambda: sqlite.aio.write(INSERT, (1,)), endless, lambda: sqlite.aio.write(INSERT, (2,))]
+        )
+
+    results = asyncio.run(main())
+    assert [type(result) for result in results] == [list, DeadlineExceeded, list]
+    assert stored(sqlite) == [1, 2]
+
+
+def test_errors_of_one_batch_are_not_one_object(sqlite: SqliteBackend) -> None:
+    async def main() -> list[Any]:
+        async with sqlite.aio.transaction():
+            waiting = asyncio.ensure_future(
+                side_by_side([lambda: sqlite.aio.write("nonsense"), lambda: sqlite.aio.write("nonsense")])
+            )
+            await asyncio.sleep(0.05)
+        return await waiting
+
+    first, second = asyncio.run(main())
+    assert first is not second
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> SqliteBackend:
+    made = backend(tmp_path / "leases.db", lease_timeout=0.3)
+    drive(made.blocking.script([("CREATE TABLE t (n INTEGER PRIMARY KEY, x UNIQUE)", ())]))
+    return made
+
+
+def test_a_transaction_that_dawdles_loses_its_lease_and_others_go_on(impatient: SqliteBackend) -> None:
+    async def dawdle() -> None:
+        async with impatient.aio.transaction():
+            await impatient.aio.write(INSERT, ("lost",))
+            await asyncio.sleep(1)
+            await impatient.aio.write(INSERT, ("late",))
+
+    async def main() -> list[Any]:
+        return await side_by_side([dawdle, lambda: impatient.aio.write(INSERT, ("other",))])
+
+    lost, other = asyncio.run(main())
+    assert isinstance(lost, LeaseLost)
+    assert "lease_timeout" in str(lost)
+    assert other == []
+    assert stored(impatient) == ["other"]
+
+
+def test_a_statement_without_end_loses_the_lease(impatient: SqliteBackend) -> None:
+    async def main() -> None:
+        async with impatient.aio.transaction():
+            await impatient.aio.write(INSERT, ("lost",))
+            await impatient.aio.rows(FOR_EVER)
+
+    with pytest.raises(LeaseLost):
+        asyncio.run(main())
+    assert stored(impatient) == []
+    drive(impatient.blocking.write(INSERT, ("next",)))
+
+
+def test_blocking_code_loses_its_lease_too(impatient: SqliteBackend) -> None:
+    async def unit() -> None:
+        async with impatient.blocking.transaction():
+            await impatient.blocking.write(INSERT, ("lost",))
+            time.sleep(0.6)  # noqa: ASYNC251  # driven without a loop
+
+    with pytest.raises(LeaseLost):
+        drive(unit())
+    assert stored(impatient) == []
+
+
+def test_a_waiter_behind_a_lease_ends_at_its_own_deadline_and_is_never_applied(sqlite: SqliteBackend) -> None:
+    async def impatiently() -> None:
+        with deadline(0.1):
+            await sqlite.aio.write(INSERT, ("never",))
+
+    async def main() -> list[Any]:
+        async with sqlite.aio.transaction():
+            await sqlite.aio.write(INSERT, ("first",))
+            threaded = threading.Thread(target=blocking)
+            threaded.start()
+            results = await side_by_side([impatiently])
+            await asyncio.to_thread(threaded.join)
+            return results
+
+    errors: list[BaseException] = []
+
+    def blocking() -> None:
+        try:
+            with deadline(0.1):
+                drive(sqlite.blocking.write(INSERT, ("never",)))
+        except DeadlineExceeded as error:
+            errors.append(error)
+
+    results = asyncio.run(main())
+    for error in (*results, *errors):
+        assert isinstance(error, DeadlineExceeded)
+        assert error.applied == "no"
+    assert len(errors) == 1
+    assert stored(sqlite) == ["first"]
+
+
+def test_a_transaction_that_sqlite_undid_does_not_go_on_by_halves(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        async with sqlite.aio.transaction():
+            await sqlite.aio.write(INSERT, ("before",))
+            with pytest.raises(AmbidexError):
+                await sqlite.aio.write("INSERT OR ROLLBACK INTO t (x) VALUES ('before')")
+            await sqlite.aio.write(INSERT, ("after",))
+
+    with pytest.raises(AmbidexError):
+        asyncio.run(main())
+    assert stored(sqlite) == []
+
+
+def test_a_child_task_cannot_use_a_transaction_after_its_end(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def child() -> None:
+            await sqlite.aio.write(INSERT, ("inside",))
+            await ended.wait()
+            for call in (sqlite.aio.write(INSERT, ("outside",)), sqlite.aio.rows("SELECT 1")):
+                with pytest.raises(Closed, match="ended"):
+                    await call
+
+        async with sqlite.aio.transaction():
+            task = asyncio.create_task(child())
+            await asyncio.sleep(0.05)
+        ended.set()
+        await task
+
+    asyncio.run(main())
+    assert stored(sqlite) == ["inside"]
+
+
+def test_inner_transactions_of_two_tasks_at_once_are_refused(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        async def inner(name: str, pause: float) -> None:
+            async with sqlite.aio.transaction():
+                await sqlite.aio.write(INSERT, (name,))
+                await asyncio.sleep(pause)
+
+        async with sqlite.aio.transaction():
+            await asyncio.gather(inner("a", 0.05), inner("b", 0.2), return_exceptions=True)
+
+    with pytest.raises(UsageError, match="one after the other"):
+        asyncio.run(main())
+    assert stored(sqlite) == []
+
+
+def test_close_finishes_what_is_queued(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        writes = asyncio.gather(*(sqlite.aio.write(INSERT, (i,)) for i in range(50)))
+        await asyncio.sleep(0)
+        await sqlite.aio.close()
+        await writes
+
+    asyncio.run(main())
+    assert stored(sqlite) == list(range(50))
+    drive(sqlite.blocking.close())
