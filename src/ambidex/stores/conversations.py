@@ -501,7 +501,7 @@ class Conversations(Store):
             return
         about = {"type": "conversation", "chat_id": chat_id, "timestamp": datetime.now(UTC).isoformat()}
         try:
-            await self._index.add_many([IndexItem(f"conversation:{chat_id}:{uuid4().hex}", "", text, about)])
+            await self._index.add_many([IndexItem(f"conversation:{uuid4().hex}", "", text, about)])
         except Exception as error:
             _log.warning("the last answer of the conversation %r was not indexed: %s", chat_id, error)
 
@@ -532,9 +532,10 @@ def _hours(ttl_hours: float | None) -> int | None:
     if ttl_hours is None:
         return None
     try:
-        return ttl_to_ms(timedelta(hours=ttl_hours))
-    except (TypeError, OverflowError):
+        ttl = timedelta(hours=ttl_hours)
+    except (TypeError, ValueError, OverflowError):
         raise InvalidQuery(f"ttl_hours is a number of hours or None, not {ttl_hours!r}") from None
+    return ttl_to_ms(ttl)
 
 
 def _longer(ttl: int | None) -> int | None:

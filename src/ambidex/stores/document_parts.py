@@ -38,6 +38,8 @@ __all__ = [
 INDEXED_FROM = "unified_storage"
 _PLAIN = (str, int, float, bool, type(None))
 _TEXTS = ("title", "path", "category")
+_MOST_CHUNKS = 999_999_999
+_LONGEST_LABEL = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Head:
 
     id: str
     version: int
+    body: str
     path: str | None
     title: str
     category: str | None
@@ -156,6 +159,7 @@ class Draft(NamedTuple):
         return Head(
             id_,
             1 if before is None else before.version + 1,
+            os.urandom(8).hex(),  # of its own, so that a writer who loses a race has not overwritten the winner's
             self.path,
             self.title,
             self.category,
@@ -197,6 +201,8 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
     path = texts["path"]
     if path is not None:
         _check_path(path)
+    if texts["category"] is not None:
+        _check_label(texts["category"])
     hashed = hashlib.sha256(content.encode()).hexdigest()
     tags = _tags(about.get("tags"))
     return Draft(
@@ -207,7 +213,7 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         texts["category"],
         tags,
         hashed,
-        _fingerprint(hashed, about, index),
+        _fingerprint(hashed, about),
         cut(content, size, overlap) if index else [],
         index,
         size,
@@ -231,12 +237,20 @@ def _tags(value: Any) -> list[str]:
     for tag in tags:
         if not isinstance(tag, str) or not tag:
             raise UnsupportedValue(f"a document's tag is a text that is not empty, not {tag!r}")
-        escape(tag)
+        _check_label(tag)
     return tags
 
 
+def _check_label(label: str) -> None:
+    """Refuse a tag or category that makes too long a key together with the document's id."""
+    if len(escape(label)) > _LONGEST_LABEL:
+        raise InvalidKey(
+            f"the label {label[:40]!r}… takes {len(escape(label))} bytes when escaped, the limit is {_LONGEST_LABEL}"
+        )
+
+
 def _check_path(path: str) -> None:
-    escape(path)
+    escape(chunk_id(path, _MOST_CHUNKS))
     try:
         UUID(path)
     except ValueError:
@@ -244,9 +258,9 @@ def _check_path(path: str) -> None:
     raise InvalidKey(f"the path {path!r} reads like a document's id; put a folder or a suffix to it")
 
 
-def _fingerprint(hashed: str, about: Mapping[str, Any], index: bool) -> str:
+def _fingerprint(hashed: str, about: Mapping[str, Any]) -> str:
     """Return what is equal for two documents with the same content and metadata, in whatever order of keys."""
-    stored = encode([hashed, _sorted(about), index])
+    stored = encode([hashed, _sorted(about)])
     return hashlib.sha256(stored if isinstance(stored, bytes) else b"").hexdigest()
 
 

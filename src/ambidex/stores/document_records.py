@@ -1,12 +1,14 @@
 """The records and index entries behind documents, and how they stay in step; ``stores.documents`` has one of these.
 
-Keys are ``d:`` the head of a document, ``b:`` the content of each version, ``p:`` and ``f:`` the claim that makes a
-document the only one with its path or content, ``t:`` and ``c:`` labels to list it by, ``o:`` and ``l:`` intents and
-their leases. The invariant: an intent is written before, and deleted after, whatever no transaction holds together.
+Keys are ``d:`` the head of a document, ``b:`` the content of a version, ``v:`` which content an earlier version had,
+``p:`` and ``f:`` the claim that makes a document the only one with its path or content, ``t:`` and ``c:`` labels to
+list it by, ``o:`` and ``l:`` intents and their leases. The invariant: an intent is written before, and deleted after,
+whatever no transaction holds together.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -15,7 +17,7 @@ from uuid import uuid4
 
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.keys import escape, unescape
-from ambidex.core.ports import Capability, Put, When
+from ambidex.core.ports import Capability, IndexItem, Put, When
 from ambidex.errors import AlreadyExists, AmbidexError, Conflict, NotFound, PartialFailure, VersionConflict
 from ambidex.stores.document_parts import Draft, Head, cut, index_items, uuid7
 from ambidex.stores.scope import Scope
@@ -26,9 +28,10 @@ __all__ = ["Records", "Target"]
 T = TypeVar("T")
 
 _GROUP = 200
+_GROUP_CHARACTERS = 4_000_000  # a transaction must end within its lease
 _PAGE = 500
 _ATTEMPTS = 40
-_INTENT_LEASE_MS = 60_000
+_INTENT_LEASE_MS = 30_000
 _RECOVER_EVERY = 30.0
 _GONE_MS = 60_000
 
@@ -74,8 +77,11 @@ class Records:
         """Return a key; d: heads, p: ids by path, f: ids by fingerprint."""
         return f"{self._prefix}{kind}:{escape(name)}"
 
-    def _body(self, id_: str, version: int) -> str:
-        return f"{self._prefix}b:{escape(id_)}:{version}"
+    def _body(self, id_: str, body: str) -> str:
+        return f"{self._prefix}b:{escape(id_)}:{body}"
+
+    def _past(self, id_: str, versions: Iterable[int]) -> list[str]:
+        return [f"{self._prefix}v:{escape(id_)}:{version}" for version in versions]
 
     def _claim(self, of: Draft | Head) -> str:
         """Return the key that makes a document the only one with its path, or else with its content."""
@@ -97,17 +103,16 @@ class Records:
         found = await self._kv.get_many([self._key("d", id_) for id_ in ids]) if ids else []
         return [None if stored is None else _head(stored) for stored in found]
 
-    async def body(self, id_: str, version: int) -> tuple[Head, str] | None:
-        """Return a version and its content, or None."""
-        stored = await self._kv.get(self._body(id_, version))
-        if stored is None:
-            return None
-        body = decode(stored)
-        return Head(**body["head"]), body["content"]
+    async def body(self, head: Head) -> str | None:
+        """Return the content of a version, or None where it was deleted meanwhile."""
+        stored = await self._kv.get(self._body(head.id, head.body))
+        return None if stored is None else str(decode(stored)["content"])
 
-    async def versions(self, head: Head) -> list[Head]:
-        """Return every version up to this one, the first one first."""
-        bodies = await self._kv.get_many([self._body(head.id, number) for number in range(1, head.version + 1)])
+    async def past(self, head: Head, versions: Sequence[int]) -> list[Head]:
+        """Return those of a document's earlier versions that exist, in order."""
+        links = await self._kv.get_many(self._past(head.id, versions)) if versions else []
+        names = [self._body(head.id, decode(link)) for link in links if link is not None]
+        bodies = await self._kv.get_many(names) if names else []
         return [Head(**decode(stored)["head"]) for stored in bodies if stored is not None]
 
     async def owner(self, path: str) -> str | None:
@@ -188,13 +193,15 @@ class Records:
         """Cut a batch into units in which no document comes twice."""
         group: list[Target] = []
         seen: set[str] = set()
+        size = 0
         for target in targets:
-            claim = self._claim(target.draft)
-            if claim in seen or len(group) >= _GROUP:
+            claim, length = self._claim(target.draft), len(target.draft.content)
+            if group and (claim in seen or len(group) >= _GROUP or size + length > _GROUP_CHARACTERS):
                 yield group
-                group, seen = [], set()
+                group, seen, size = [], set(), 0
             group.append(target)
             seen.add(claim)
+            size += length
         if group:
             yield group
 
@@ -206,7 +213,7 @@ class Records:
         changed = [*(plan.head for plan in plans), *(plan.before for plan in plans if plan.before is not None)]
         intent = await self._intend(changed)
         try:
-            await self._put_records(plans)
+            await self._put_records(plans, intent)
         except Conflict:
             if intent:  # no transaction undoes it, so bring what was written into order before the next attempt
                 await self._settle(changed)
@@ -230,8 +237,8 @@ class Records:
             _check_target(target, before, None if owner is None else decode(owner))
             if id_ is not None and before is None:
                 raise Conflict(f"document {id_!r} is being stored or deleted by somebody else")
-            if before is not None and before.fingerprint == target.draft.fingerprint and id_ is not None:
-                ids.append(id_)
+            if before is not None and _is_same(before, target.draft):
+                ids.append(before.id)
                 continue
             version = 0
             if before is not None:
@@ -244,21 +251,23 @@ class Records:
             ids.append(head.id)
         return plans, ids
 
-    async def _put_records(self, plans: list[_Plan]) -> None:
+    async def _put_records(self, plans: list[_Plan], intent: list[str]) -> None:
         """Write contents, claims and heads, in this order: a head never stands without the others."""
         bodies = [
             Put(
-                self._body(p.head.id, p.head.version),
+                self._body(p.head.id, p.head.body),
                 encode({"head": p.head.stored(), "content": p.draft.content}, self._max),
             )
             for p in plans
         ]
         await self._kv.put_many(bodies, None)
-        for plan in plans:
-            if plan.before is None or self._claim(plan.before) != self._claim(plan.head):
-                id_ = encode(plan.head.id)
-                if not await self._kv.put(self._claim(plan.head), id_, None, When.ABSENT):
-                    raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
+        if self._unit is None:
+            await self._runtime.gather([functools.partial(self._put_claim, plan) for plan in plans])
+        else:  # one connection, one statement after another
+            for plan in plans:
+                await self._put_claim(plan)
+        if intent and not await self._kv.touch(intent[1], _INTENT_LEASE_MS):
+            raise Conflict("this took so long that somebody else has undone it")
         new = [Put(self._key("d", p.head.id), encode(p.head.stored(), self._max)) for p in plans if p.before is None]
         if new:
             await self._kv.put_many(new, None)
@@ -268,24 +277,40 @@ class Records:
                 if await self._kv.swap(self._key("d", plan.head.id), stored, plan.entry_version, None) is None:
                     raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
 
+    async def _put_claim(self, plan: _Plan) -> None:
+        if plan.before is not None and self._claim(plan.before) == self._claim(plan.head):
+            return
+        claimed = await self._kv.put(self._claim(plan.head), encode(plan.head.id), None, When.ABSENT)
+        if not claimed and (plan.before is None or plan.head.path is not None):
+            raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
+
     async def _put_rest(self, plans: list[_Plan]) -> None:
         """Write labels and index, in the transaction that has written the records."""
-        labels = {key for plan in plans for key in self._labels(plan.head)}
-        stale, entries = set[str](), set[str]()
+        puts = {key: encode(1) for plan in plans for key in self._labels(plan.head)}
+        drop, stale, entries = set[str](), set[str](), set[str]()
         for plan in plans:
             entries.update(plan.head.chunk_ids())
             if plan.before is not None:
                 stale.update(plan.before.chunk_ids())
-                old = {*self._labels(plan.before), self._claim(plan.before)}
-                old -= {*self._labels(plan.head), self._claim(plan.head)}
-                if old:
-                    await self._kv.delete_many(sorted(old))
-        if labels:
-            await self._kv.put_many([Put(key, 1) for key in sorted(labels)], None)
+                drop.update(set(self._labels(plan.before)) - set(self._labels(plan.head)))
+                drop.update(await self._claims_of([plan.before], self._claim(plan.head)))
+                puts[self._past(plan.head.id, [plan.before.version])[0]] = encode(plan.before.body)
+        if puts:
+            await self._kv.put_many([Put(key, value) for key, value in puts.items()], None)
+        if drop:
+            await self._kv.delete_many(sorted(drop))
         if self.index is not None:
             items = [item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks)]
             await self.index.add_many(items, namespace=self._namespace)
             await self._unindex(stale - entries)
+
+    async def _claims_of(self, heads: Iterable[Head], keep: str | None) -> list[str]:
+        """Return the claims of these heads, but one, that their document holds."""
+        claims = {self._claim(head): head.id for head in heads}
+        claims.pop(keep or "", None)
+        owners = await self._kv.get_many(list(claims)) if claims else []
+        held = zip(claims.items(), owners, strict=True)
+        return [claim for (claim, id_), owner in held if owner is not None and decode(owner) == id_]
 
     async def remove(self, id_: str) -> bool:
         """Delete a document with everything that belongs to it; False if there is none."""
@@ -324,23 +349,33 @@ class Records:
     async def _settle(self, heads: list[Head]) -> None:
         """Make everything else agree with what is stored of these heads' documents, whatever was written of it."""
         ids = list(dict.fromkeys(head.id for head in heads))
-        stale = {name for head in heads for name in head.chunk_ids()}
+        drop: set[str] = set()
+        puts: dict[str, Stored] = {}
         for id_, now in zip(ids, await self.heads(ids), strict=True):
             mine = [head for head in heads if head.id == id_]
-            keep = set() if now is None else {*self._labels(now), self._claim(now)}
-            drop = {key for head in mine for key in self._labels(head)} - keep
-            for claim in {self._claim(head) for head in mine} - keep:
-                owner = await self._kv.get(claim)
-                if owner is not None and decode(owner) == id_:
-                    drop.add(claim)
-            newest = max(head.version for head in mine)
-            first = 1 if now is None else now.version + 1
-            drop |= {self._body(id_, version) for version in range(first, newest + 1)}
-            if drop:
-                await self._kv.delete_many(sorted(drop))
-            if now is not None and self._labels(now):
-                await self._kv.put_many([Put(key, 1) for key in self._labels(now)], None)
-        await self.sync(ids, stale)
+            labels = set() if now is None else set(self._labels(now))
+            puts |= dict.fromkeys(labels, encode(1))
+            drop |= {key for head in mine for key in self._labels(head)} - labels
+            drop.update(await self._claims_of(mine, None if now is None else self._claim(now)))
+            versions = range(1, max(head.version for head in mine) + 1)
+            keys = self._past(id_, versions)
+            past = await self._kv.get_many(keys)
+            if now is None:
+                drop.update(keys)
+                drop.update(self._body(id_, decode(link)) for link in past if link is not None)
+                drop.update(self._body(id_, head.body) for head in mine)
+                continue
+            links = {version: decode(link) for version, link in zip(versions, past, strict=True) if link is not None}
+            for head in mine:
+                if head.version < now.version and head.version not in links and _precedes(head, mine):
+                    puts[keys[head.version - 1]] = encode(head.body)
+                elif _was_refused(head, now, links.get(head.version)):
+                    drop.add(self._body(id_, head.body))
+        if drop:
+            await self._kv.delete_many(sorted(drop))
+        if puts:
+            await self._kv.put_many([Put(key, value) for key, value in puts.items()], None)
+        await self.sync(ids, {name for head in heads for name in head.chunk_ids()})
 
     async def sync(self, ids: Sequence[str], stale: set[str]) -> None:
         """Index the current versions and remove other entries; again, if the documents changed meanwhile."""
@@ -348,13 +383,14 @@ class Records:
             return
         heads = await self.heads(ids)
         while True:
-            entries: set[str] = set()
-            bodies = await self._kv.get_many([self._body(h.id, h.version) for h in heads if h is not None])
-            for head, stored in zip((h for h in heads if h is not None), bodies, strict=True):
-                if stored is not None and head.indexed:
-                    chunks = cut(decode(stored)["content"], head.chunk_size, head.chunk_overlap)
-                    await self.index.add_many(index_items(head, chunks), namespace=self._namespace)
-                    entries.update(head.chunk_ids())
+            there = [head for head in heads if head is not None and head.indexed]
+            bodies = await self._kv.get_many([self._body(head.id, head.body) for head in there]) if there else []
+            items: list[IndexItem] = []
+            for head, stored in zip(there, bodies, strict=True):
+                if stored is not None:
+                    items += index_items(head, cut(decode(stored)["content"], head.chunk_size, head.chunk_overlap))
+            await self.index.add_many(items, namespace=self._namespace)
+            entries = {item.id for item in items}
             await self._unindex(stale - entries)
             again = await self.heads(ids)
             if again == heads:
@@ -390,6 +426,26 @@ def _head(stored: Stored) -> Head | None:
     """Return a head, or None for what a deletion leaves for a minute."""
     fields = decode(stored)
     return None if "gone" in fields else Head(**fields)
+
+
+def _is_same(before: Head, draft: Draft) -> bool:
+    """Tell whether storing a draft would change nothing."""
+    return before.fingerprint == draft.fingerprint and before.path == draft.path and before.indexed >= draft.indexed
+
+
+def _precedes(head: Head, mine: list[Head]) -> bool:
+    """Tell whether an intent names a head as the one that was there before."""
+    return any(other.version == head.version + 1 for other in mine)
+
+
+def _was_refused(head: Head, now: Head, link: str | None) -> bool:
+    """Tell whether another writer's version stands where this one would.
+
+    A version below the current one whose link is missing may have been stored: its link is still to come.
+    """
+    if head.version >= now.version:
+        return head.body != now.body
+    return link is not None and link != head.body
 
 
 def _check_target(target: Target, before: Head | None, owner: str | None) -> None:

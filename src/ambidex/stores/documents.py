@@ -208,13 +208,15 @@ class Documents(Store):
     async def get(self, id: str, version: int | None = None) -> Document | None:  # noqa: A002
         """Return a document, or an earlier version of it, or None."""
         while True:
-            head = await self._records.head(id)
-            if head is None or (version is not None and not 1 <= version <= head.version):
+            head = wanted = await self._records.head(id)
+            if head is not None and version is not None and version != head.version:
+                past = await self._records.past(head, [version]) if 1 <= version < head.version else []
+                wanted = past[0] if past else None
+            if head is None or wanted is None:
                 return None
-            wanted = head.version if version is None else version
-            body = await self._records.body(id, wanted)
-            if body is not None:
-                return body[0].document(body[1])
+            content = await self._records.body(wanted)
+            if content is not None:
+                return wanted.document(content)
             if await self._records.head(id) == head:
                 return None  # only its head is there: it is being deleted
 
@@ -234,7 +236,9 @@ class Documents(Store):
     async def versions(self, id: str) -> builtins.list[DocumentInfo]:  # noqa: A002
         """Return every version of a document, the first one first; empty where there is no such document."""
         head = await self._records.head(id)
-        return [] if head is None else [each.info() for each in await self._records.versions(head)]
+        if head is None:
+            return []
+        return [each.info() for each in (*await self._records.past(head, range(1, head.version)), head)]
 
     @operation
     async def list(
@@ -318,7 +322,7 @@ class Documents(Store):
             )
             best: dict[str, builtins.list[Hit]] = {}
             for hit in hits:
-                if all(mark in hit.metadata["tags"] for mark in marks):
+                if all(mark in hit.metadata.get("tags", "") for mark in marks):
                     best.setdefault(hit.metadata["doc_id"], []).append(hit)
             if len(best) >= top_k or len(hits) < size or size >= 1_000:
                 return await self._found(best, top_k)
