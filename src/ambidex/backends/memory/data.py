@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ambidex.core.codec import Stored
 from ambidex.core.ports import Event, IndexItem
@@ -21,9 +22,8 @@ from ambidex.runtime.process import ForkLock
 __all__ = ["Data", "Stream", "Tables", "Value"]
 
 
-@dataclass(slots=True)
-class Value:
-    """A stored value; ``expires`` is a moment of the monotonic clock."""
+class Value(NamedTuple):
+    """A stored value, never changed but replaced; ``expires`` is a moment of the monotonic clock."""
 
     stored: Stored
     version: int
@@ -50,7 +50,7 @@ class Tables:
     def copy(self) -> Tables:
         """Return tables that can be changed without changing these."""
         return Tables(
-            {key: Value(v.stored, v.version, v.expires) for key, v in self.values.items()},
+            self.values.copy(),
             {name: Stream(list(s.events), s.seq, s.expires) for name, s in self.streams.items()},
             {name: dict(items) for name, items in self.indexes.items()},
         )

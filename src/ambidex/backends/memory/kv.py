@@ -75,7 +75,7 @@ class MemoryKeyValue:
             value = _live(tables, key)
             if value is None:
                 return False
-            value.expires = expiry(ttl_ms)
+            tables.values[key] = value = value._replace(expires=expiry(ttl_ms))
             self._note(key, value.expires)
             return True
 
@@ -90,8 +90,7 @@ class MemoryKeyValue:
             total = value.stored + by
             if not -(2**63) <= total < 2**63:
                 raise UnsupportedValue("incr would leave the range of 64-bit integers; the value is unchanged")
-            value.stored = total
-            value.version += 1
+            tables.values[key] = value._replace(stored=total, version=value.version + 1)
             return total
 
     async def scan(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
