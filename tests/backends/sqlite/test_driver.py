@@ -73,7 +73,7 @@ def test_a_transaction_sees_itself_and_is_seen_after_its_end(run: Callable[[Body
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_undoes_a_transaction(run: Callable[[Body], None], error: type[BaseException]) -> None:
     async def body(leaf: Leaf, other: Leaf) -> None:
-        with pytest.raises(error):  # noqa: PT012  # the block is what is undone
+        with pytest.raises(error):  # the block is what is undone
             async with leaf.transaction():
                 await leaf.kv.put("k", 1, None, When.ALWAYS)
                 raise error
@@ -88,7 +88,7 @@ def test_inner_transactions_are_savepoints(run: Callable[[Body], None]) -> None:
     async def body(leaf: Leaf, other: Leaf) -> None:
         async with leaf.transaction():
             await leaf.kv.put("outer", 1, None, When.ALWAYS)
-            with pytest.raises(ValueError, match="undo"):  # noqa: PT012  # the block is what is undone
+            with pytest.raises(ValueError, match="undo"):  # the block is what is undone
                 async with leaf.transaction():
                     await leaf.kv.put("outer", 2, None, When.ALWAYS)
                     async with leaf.transaction():
