@@ -5,9 +5,11 @@ The public names; each is loaded when it is first used, so importing the package
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # what type checkers take for True; importing typing would double the cost of importing this
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ambidex import errors
     from ambidex.core.dual import Blocking, context, operation, stream
     from ambidex.core.runtime import deadline
