@@ -625,11 +625,13 @@ def test_killed_writers_leave_no_document_without_its_entries(tmp_path: Path, pl
     for number in range(rounds):
         child = subprocess.Popen([sys.executable, "-c", CHILD, url, *more], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        threading.Event().wait(0.15 + 0.037 * (number % 7))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        try:
+            assert child.stdout.readline() == b"ready\n"
+            threading.Event().wait(0.15 + 0.037 * (number % 7))
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child.stdout.close()
         storage.sync.documents.recover(force=True)
         check(storage)
     assert check(storage) > 0
