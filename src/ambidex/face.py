@@ -17,6 +17,7 @@ from ambidex.core.ports import Backend, Capability, Hit, Leaf
 from ambidex.core.runtime import Runtime, deadline
 from ambidex.errors import AmbidexError, CapabilityMissing
 from ambidex.settings import Settings
+from ambidex.stores.cache import QueryCache
 from ambidex.stores.context import search_context
 from ambidex.stores.conversations import Conversations
 from ambidex.stores.documents import Documents
@@ -37,6 +38,11 @@ class Core(Protocol):
     @property
     def settings(self) -> Settings:
         """The settings in force."""
+        ...
+
+    @property
+    def cache(self) -> QueryCache:
+        """Where answers of searches are kept."""
         ...
 
     def backend(self, capability: Capability) -> Backend:
@@ -99,6 +105,7 @@ class Face(Store):
             core.runtime(self._is_blocking),
             max_bytes=core.settings.max_value_bytes,
             capabilities=core.backend(capability).capabilities,
+            cache=core.cache,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 
@@ -199,6 +206,16 @@ class Face(Store):
         See :meth:`ambidex.stores.documents.Documents.store_many`.
         """
         return await self._documents.store_many(documents, index_for_search)
+
+    @operation
+    async def invalidate_cache(self, pattern: str | None = None) -> int:
+        """Forget cached answers; return how many.
+
+        Args:
+            pattern: a glob over logical keys, which read ``search:<namespace>:<query>``: ``*`` is any text, ``?`` any
+                one character. None: all. A tenant's handle forgets that tenant's only.
+        """
+        return self._core.cache.invalidate(pattern, self._tenant)
 
     @operation
     async def health_check(self) -> dict[str, bool]:

@@ -23,6 +23,7 @@ from ambidex.errors import CapabilityMissing, ConfigurationError
 from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
 from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
+from ambidex.stores.cache import QueryCache
 from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
@@ -59,6 +60,7 @@ class _Core:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.cache = QueryCache()
         self._backends: dict[BackendUrl, Backend] = {}
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False

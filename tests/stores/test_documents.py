@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ambidex import UnifiedStorage
+from ambidex.core.ports import Capability
 from ambidex.errors import (
     AlreadyExists,
     CapabilityMissing,
+    Conflict,
     InvalidKey,
     InvalidQuery,
     NotFound,
@@ -184,7 +188,7 @@ def test_delete_takes_everything_along(run: Run, storage: UnifiedStorage) -> Non
     assert check(storage) == 0
     if storage.settings.url.backend == "memory":
         records: Any = storage.sync.documents._records
-        assert list(records._kv._data._tables.values) == []
+        assert [key for key in records._kv._data._tables.values if not key.startswith("ixg:")] == []
 
 
 def test_lists_by_label_and_path(run: Run) -> None:
@@ -621,11 +625,13 @@ def test_killed_writers_leave_no_document_without_its_entries(tmp_path: Path, pl
     for number in range(rounds):
         child = subprocess.Popen([sys.executable, "-c", CHILD, url, *more], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        threading.Event().wait(0.15 + 0.037 * (number % 7))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        try:
+            assert child.stdout.readline() == b"ready\n"
+            threading.Event().wait(0.15 + 0.037 * (number % 7))
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child.stdout.close()
         storage.sync.documents.recover(force=True)
         check(storage)
     assert check(storage) > 0
@@ -644,3 +650,67 @@ def test_the_detecting_room_answers_by_mode(storage: UnifiedStorage) -> None:
 
 async def _store(storage: UnifiedStorage) -> Any:
     return await storage.store_document("x")
+
+
+def test_where_no_transaction_ever_gets_through_documents_are_stored_all_the_same(storage: UnifiedStorage) -> None:
+    """The memory backend refuses a transaction when anybody else has written meanwhile, anything at all."""
+    documents: Any = storage.sync.documents
+
+    @asynccontextmanager
+    async def always_too_late() -> AsyncIterator[None]:
+        async with storage.sync._core.leaf(Capability.TRANSACTIONS, True).transaction():
+            yield
+            raise Conflict("somebody else was faster")
+
+    documents._records._unit = always_too_late
+    id_ = documents.store(LONG, {"path": "p", "tags": ["t"]})
+    assert documents.store("short", {"path": "p"}) == id_
+    assert check(storage) == 1
+    assert documents.delete(id_)
+    assert check(storage) == 0
+    assert documents.recover(force=True) == 0
+
+
+def test_a_document_is_stored_among_constant_writers(storage: UnifiedStorage) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            storage.sync.kv.set("k", 1)
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(5):
+            storage.sync.documents.store(f"{n} otter", {"path": f"{n % 2}"})
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert check(storage) == 2
+
+
+def test_a_writer_that_is_overtaken_does_not_index_what_is_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version is stored whole between a writer's record and its entries of the index."""
+    storage = UnifiedStorage(f"sqlite:///{tmp_path}/records.db", search=f"sqlite:///{tmp_path}/index.db")
+    documents: Any = storage.sync.documents
+    port = documents._records.index._port
+    index = port.index
+    overtaken = False
+
+    async def late(*args: Any) -> None:
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            documents.store("the newest", {"path": "p"})
+        await index(*args)
+
+    monkeypatch.setattr(port, "index", late, raising=False)
+    id_ = documents.store(LONG, {"path": "p"})
+    assert overtaken
+    assert documents.get(id_).content == "the newest"
+    assert check(storage) == 1
+    storage.close()

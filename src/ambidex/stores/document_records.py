@@ -31,6 +31,7 @@ _GROUP = 200
 _GROUP_CHARACTERS = 4_000_000  # a transaction must end within its lease
 _PAGE = 500
 _ATTEMPTS = 40
+_TRANSACTIONS = 8
 _INTENT_LEASE_MS = 30_000
 _RECOVER_EVERY = 30.0
 _GONE_MS = 60_000
@@ -157,14 +158,18 @@ class Records:
 
     # ---------------------------------------------------------------- writing
 
-    async def _atomically(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run a unit, in a transaction where there is one, again while others win."""
+    async def _atomically(self, work: Callable[[bool], Awaitable[T]]) -> T:
+        """Run a unit, again while others win, and tell it whether a transaction holds it together.
+
+        A backend whose transactions fail when anybody else writes anything may never let one through; after a few
+        attempts the unit runs behind an intent instead, which conflicts only with writers of the same document.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                if self._unit is None:
-                    return await work()
+                if self._unit is None or attempt > _TRANSACTIONS:
+                    return await work(False)
                 async with self._unit():
-                    return await work()
+                    return await work(True)
             except Conflict:
                 if attempt == _ATTEMPTS:
                     raise
@@ -177,7 +182,7 @@ class Records:
         ids: list[str] = []
         for group in self._groups(targets):
             try:
-                ids += await self._atomically(lambda group=group: self._apply(group))  # type: ignore[misc]
+                ids += await self._atomically(functools.partial(self._apply, group))
             except AmbidexError as error:
                 if len(targets) == 1:
                     raise
@@ -205,13 +210,13 @@ class Records:
         if group:
             yield group
 
-    async def _apply(self, group: list[Target]) -> list[str]:
+    async def _apply(self, group: list[Target], together: bool) -> list[str]:
         """Store the documents of one unit."""
         plans, ids = await self._plan(group)
         if not plans:
             return ids
         changed = [*(plan.head for plan in plans), *(plan.before for plan in plans if plan.before is not None)]
-        intent = await self._intend(changed)
+        intent = [] if together else await self._intend(changed)
         try:
             await self._put_records(plans, intent)
         except Conflict:
@@ -219,7 +224,7 @@ class Records:
                 await self._settle(changed)
                 await self._kv.delete_many(intent)
             raise
-        if self._unit is None:
+        if intent:
             await self._settle(changed)
             await self._kv.delete_many(intent)
         else:
@@ -261,7 +266,7 @@ class Records:
             for p in plans
         ]
         await self._kv.put_many(bodies, None)
-        if self._unit is None:
+        if intent:
             await self._runtime.gather([functools.partial(self._put_claim, plan) for plan in plans])
         else:  # one connection, one statement after another
             for plan in plans:
@@ -315,14 +320,14 @@ class Records:
     async def remove(self, id_: str) -> bool:
         """Delete a document with everything that belongs to it; False if there is none."""
         await self.recover_sometimes()
-        return await self._atomically(lambda: self._remove(id_))
+        return await self._atomically(functools.partial(self._remove, id_))
 
-    async def _remove(self, id_: str) -> bool:
+    async def _remove(self, id_: str, together: bool) -> bool:
         entry = await self._kv.entry(self._key("d", id_))
         head = None if entry is None else _head(entry.value)
         if entry is None or head is None:
             return False
-        intent = await self._intend([head])
+        intent = [] if together else await self._intend([head])
         if await self._kv.swap(self._key("d", id_), encode({"gone": True}), entry.version, _GONE_MS) is None:
             raise Conflict(f"document {id_!r} was changed while it was deleted")
         await self._settle([head])
@@ -333,8 +338,6 @@ class Records:
 
     async def _intend(self, heads: list[Head]) -> list[str]:
         """Write down what is going to change, where no transaction holds it together; return the keys to delete."""
-        if self._unit is not None:
-            return []
         name = uuid4().hex
         keys = [f"{self._prefix}o:{name}", f"{self._prefix}l:{name}"]
         await self._kv.put(keys[1], 1, _INTENT_LEASE_MS, When.ALWAYS)
@@ -342,8 +345,8 @@ class Records:
         return keys
 
     async def recover_sometimes(self) -> None:
-        """Finish what others left, at first use and then every half minute; a transaction leaves nothing."""
-        if self._unit is None and time.monotonic() - self._recovered_at > _RECOVER_EVERY:
+        """Finish what others left, at first use and then every half minute."""
+        if time.monotonic() - self._recovered_at > _RECOVER_EVERY:
             await self.recover(force=False)
 
     async def _settle(self, heads: list[Head]) -> None:

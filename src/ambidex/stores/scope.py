@@ -13,6 +13,7 @@ from ambidex.core.keys import MAX_PREFIX_BYTES, escape
 from ambidex.core.ports import Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import InvalidKey, TenantMismatch
+from ambidex.stores.cache import QueryCache
 
 __all__ = ["Scope"]
 
@@ -27,6 +28,7 @@ class Scope:
         tenant: the bound tenant, or "" where data is not divided by tenant.
         max_bytes: the largest stored value.
         capabilities: what the backend behind ``leaf`` can do.
+        cache: where answers of searches are kept, if they are.
     """
 
     leaf: Leaf
@@ -34,6 +36,7 @@ class Scope:
     tenant: str = ""
     max_bytes: int = DEFAULT_MAX_BYTES
     capabilities: frozenset[Capability] = frozenset()
+    cache: QueryCache | None = None
 
     def for_tenant(self, tenant: str) -> Scope:
         """Return the same scope bound to a tenant.

@@ -7,15 +7,18 @@ types is looked for, never executed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from random import getrandbits
 from typing import Any
 
 from ambidex.core.codec import encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation
 from ambidex.core.keys import escape
-from ambidex.core.ports import Hit, IndexItem, SearchQuery
+from ambidex.core.ports import Capability, Hit, IndexItem, SearchQuery, When
 from ambidex.core.query import Condition, parse_filters
 from ambidex.errors import InvalidQuery, UnsupportedValue
+from ambidex.stores.cache import copies
 from ambidex.stores.scope import Scope
 
 __all__ = ["BlockingIndex", "DetectingIndex", "Index"]
@@ -30,6 +33,8 @@ class Index(Store):
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._port = scope.leaf.search
+        # Generations stand beside the data they speak of, so a backend without key-value has no cache.
+        self._cache = scope.cache if Capability.KV in scope.capabilities else None
 
     @operation
     async def add(
@@ -59,7 +64,8 @@ class Index(Store):
         """Add or replace items in one atomic batch."""
         checked = [_checked(item) for item in items]
         if checked:
-            await self._port.index(self._space(namespace), checked)
+            async with self._writing(namespace):
+                await self._port.index(self._space(namespace), checked)
 
     @operation
     async def search(
@@ -90,7 +96,8 @@ class Index(Store):
         if not query.strip() and vector is None:
             return []
         wanted = SearchQuery(query, _vector(vector), top_k, conditions, depth=max(200, top_k))
-        return [hit for hit in await self._port.query(self._space(namespace), wanted) if hit.score >= min_score]
+        hits = await self._answer(namespace, wanted)
+        return [hit for hit in hits if hit.score >= min_score]
 
     @operation
     async def fetch(self, ids: Iterable[str], *, namespace: str = "default") -> list[IndexItem]:
@@ -100,17 +107,51 @@ class Index(Store):
     @operation
     async def remove(self, *ids: str, namespace: str = "default") -> int:
         """Delete items by id; return how many existed."""
-        return await self._port.remove(self._space(namespace), [_id(item) for item in ids])
+        names = [_id(item) for item in ids]
+        async with self._writing(namespace):
+            return await self._port.remove(self._space(namespace), names)
 
     @operation
     async def reset(self, *, namespace: str = "default") -> int:
         """Delete everything in a namespace; return how many items there were."""
-        return await self._port.reset(self._space(namespace))
+        async with self._writing(namespace):
+            return await self._port.reset(self._space(namespace))
 
     @operation
     async def count(self, *, namespace: str = "default") -> int:
         """Return the number of items in a namespace."""
         return await self._port.count(self._space(namespace))
+
+    async def _answer(self, namespace: str, wanted: SearchQuery) -> list[Hit]:
+        """Ask the cache, then the port; those who ask the same at the same time share one search."""
+        space, cache = self._space(namespace), self._cache
+        if cache is None:
+            return await self._port.query(space, wanted)
+        stored = await self._scope.leaf.kv.get(self._generation(namespace))
+        generation = stored if isinstance(stored, int) else 0
+        key = repr((space, tuple(wanted))).encode("utf-8", "surrogatepass")
+        found = cache.get(key, generation)
+        if found is None:
+            flight = (id(cache), generation, key)
+            shared = await self._scope.runtime.single_flight(flight, lambda: self._port.query(space, wanted))
+            found = copies(shared)
+            cache.put(key, generation, found, self._scope.tenant, f"search:{namespace}:{wanted.text}")
+        return found
+
+    @asynccontextmanager
+    async def _writing(self, namespace: str) -> AsyncIterator[None]:
+        """End the answers of a namespace with a write to it; see :mod:`ambidex.stores.cache`."""
+        try:
+            yield
+        except BaseException:  # it may have been written all the same
+            if self._cache is not None:
+                self._cache.invalidate(tenant=self._scope.tenant)
+            raise
+        if self._cache is not None:
+            await self._scope.leaf.kv.put(self._generation(namespace), getrandbits(62) + 1, None, When.ALWAYS)
+
+    def _generation(self, namespace: str) -> str:
+        return self._scope.prefix("ixg", namespace)
 
     def _space(self, namespace: str) -> str:
         return self._scope.prefix("ix", namespace)
