@@ -380,3 +380,21 @@ def test_processes_may_open_a_fresh_file_at_once(tmp_path: Path) -> None:
         assert [child.communicate()[0] for child in children] == ["done\n"] * 4
         with SyncStorage(f"sqlite:///{path}") as storage:
             assert storage.kv.get("count") == 20
+
+
+def test_a_fresh_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.db"  # not yet in WAL mode, and SQLite's own waiting does not cover the change to it
+    storage = UnifiedStorage(f"sqlite:///{path}")
+    found: list[object] = []
+    with held(path) as process:
+        with pytest.raises(errors.Busy), deadline(0.2):
+            storage.sync.kv.get("k")
+        thread = threading.Thread(target=lambda: found.append(storage.sync.kv.incr("k")))
+        thread.start()
+        time.sleep(0.1)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        thread.join()
+    assert found == [1]
+    storage.close()
