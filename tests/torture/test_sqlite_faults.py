@@ -15,7 +15,7 @@ import pytest
 
 from ambidex import SyncStorage, UnifiedStorage, errors
 from ambidex.core.runtime import deadline
-from tests.torture.sqlite import command, integrity, run
+from tests.torture.sqlite import command, integrity, rounds, run
 
 pytestmark = pytest.mark.torture
 
@@ -353,25 +353,48 @@ def test_a_write_waits_for_the_lock_and_is_done_when_it_comes_free(tmp_path: Pat
 FRESH = """
     import sys
     from ambidex import SyncStorage
-    sys.stdin.readline()
     storage = SyncStorage(f"sqlite:///{sys.argv[1]}")
-    for i in range(20):
+    storage.kv  # imports everything
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for i in range(5):
         storage.kv.incr("count")
     print("done")
 """
 
 
 def test_processes_may_open_a_fresh_file_at_once(tmp_path: Path) -> None:
-    for turn in range(3):
+    for turn in range(rounds(4, 50)):
         path = tmp_path / f"fresh{turn}.db"
         children = [
             subprocess.Popen(command(FRESH, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(4)
         ]
         for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
             assert child.stdin is not None
             child.stdin.write("\n")
             child.stdin.flush()
         assert [child.communicate()[0] for child in children] == ["done\n"] * 4
         with SyncStorage(f"sqlite:///{path}") as storage:
-            assert storage.kv.get("count") == 80
+            assert storage.kv.get("count") == 20
+
+
+def test_a_fresh_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.db"  # not yet in WAL mode, and SQLite's own waiting does not cover the change to it
+    storage = UnifiedStorage(f"sqlite:///{path}")
+    found: list[object] = []
+    with held(path) as process:
+        with pytest.raises(errors.Busy), deadline(0.2):
+            storage.sync.kv.get("k")
+        thread = threading.Thread(target=lambda: found.append(storage.sync.kv.incr("k")))
+        thread.start()
+        time.sleep(0.1)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        thread.join()
+    assert found == [1]
+    storage.close()

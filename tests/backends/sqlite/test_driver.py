@@ -203,6 +203,19 @@ def test_the_loop_goes_on_during_a_long_read(sqlite: SqliteBackend) -> None:
     asyncio.run(main())
 
 
+def test_reads_that_nobody_awaits_any_more_leave_their_workers(sqlite: SqliteBackend) -> None:
+    async def main() -> None:
+        reading = [asyncio.create_task(sqlite.aio.heavy(FOR_EVER)) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        with deadline(10):
+            assert await sqlite.aio.heavy(COUNT_TO.format(10)) == [(10,)]
+
+    asyncio.run(main())
+
+
 def test_a_deadline_stops_a_long_read(run: Callable[[Body], None]) -> None:
     async def body(leaf: Leaf, other: Leaf) -> None:
         for call in (leaf.rows, leaf.row, leaf.heavy):

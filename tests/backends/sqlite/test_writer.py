@@ -2,20 +2,25 @@
 
 import asyncio
 import contextvars
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ambidex.backends.sqlite
 from ambidex.backends.sqlite import SqliteBackend
 from ambidex.core.dual import drive
 from ambidex.core.runtime import deadline
 from ambidex.errors import AmbidexError, Closed, DeadlineExceeded, LeaseLost, UsageError
-from tests.backends.sqlite.support import FOR_EVER, backend, database
+from tests.backends.sqlite.support import COUNT_TO, FOR_EVER, backend, database
 
+SOURCES = os.path.dirname(ambidex.backends.sqlite.__file__)
 INSERT = "INSERT INTO t (x) VALUES (?)"
 
 
@@ -114,6 +119,27 @@ def test_a_failing_job_takes_nothing_of_its_neighbours_with_it(sqlite: SqliteBac
     assert [isinstance(result, AmbidexError) for result in results] == [False] + [True] * 8 + [False, False]
     assert [type(r).__module__ for r in results[1:9]] == ["ambidex.errors"] * 8
     assert stored(sqlite) == ["a", "b", "c", "d"]
+
+
+def test_a_failing_script_costs_its_neighbours_no_commit_of_their_own(sqlite: SqliteBackend) -> None:
+    commits = count_commits(sqlite)
+
+    async def main() -> None:
+        aio = sqlite.aio
+        async with aio.transaction():
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                partial(aio.script, [(INSERT, (i,)), (INSERT, (i // 2 * 2,))])
+                if i % 2
+                else partial(aio.write, INSERT, (i,))
+                for i in range(20)
+            ]
+            waiting = asyncio.ensure_future(side_by_side(calls))
+            await asyncio.sleep(0.05)
+        assert [isinstance(result, AmbidexError) for result in await waiting] == [False, True] * 10
+
+    asyncio.run(main())
+    assert stored(sqlite) == list(range(0, 20, 2))
+    assert len(commits) == 2  # the empty transaction's, and one for all
 
 
 def test_jobs_that_share_a_commit_that_fails_are_done_one_by_one(sqlite: SqliteBackend) -> None:
@@ -292,6 +318,80 @@ def test_inner_transactions_of_two_tasks_at_once_are_refused(sqlite: SqliteBacke
     with pytest.raises(UsageError, match="one after the other"):
         asyncio.run(main())
     assert stored(sqlite) == []
+
+
+def test_a_lease_granted_to_a_task_that_was_just_cancelled_is_given_back(sqlite: SqliteBackend) -> None:
+    async def unit() -> None:
+        async with sqlite.aio.transaction():
+            await sqlite.aio.write(INSERT, ("never",))
+
+    async def main() -> None:
+        task = asyncio.create_task(unit())
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251  # the writer grants the lease, and the loop does not hear of it yet
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with deadline(5):  # less than the lease's ten seconds
+            await sqlite.aio.write(INSERT, ("next",))
+
+    asyncio.run(main())
+    assert stored(sqlite) == ["next"]
+
+
+def test_an_inner_transaction_is_undone_however_often_its_task_is_cancelled(sqlite: SqliteBackend) -> None:
+    aio = sqlite.aio
+
+    async def inner() -> None:
+        async with aio.transaction():
+            await aio.write(INSERT, ("inner",))
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        async with aio.transaction():
+            task = asyncio.create_task(inner())
+            await asyncio.sleep(0.1)
+            slow = asyncio.create_task(aio.rows(COUNT_TO.format(2_000_000)))  # keeps the writer from undoing at once
+            await asyncio.sleep(0)
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            await asyncio.gather(task, return_exceptions=True)
+            await slow
+            await aio.write(INSERT, ("outer",))
+
+    asyncio.run(main())
+    assert stored(sqlite) == ["outer"]
+
+
+def test_ctrl_c_at_any_moment_of_a_blocking_write_leaves_the_writer_usable(sqlite: SqliteBackend) -> None:
+    """Python handles signals where a function begins and after a call of C code: interrupt at each in turn."""
+    left = interrupted = 0
+
+    def profiler(frame: Any, event: str, _arg: Any) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(SOURCES):
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    turn = 0
+    for turn in range(1, 500):
+        left = turn
+        sys.setprofile(profiler)
+        try:
+            drive(sqlite.blocking.write(INSERT, (turn,)))
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.setprofile(None)
+        with deadline(5):
+            drive(sqlite.blocking.write(INSERT, (f"after {turn}",)))
+        if left > 0:
+            break  # it came to its end without an interruption
+    assert interrupted > 20
+    assert [x for x in stored(sqlite) if isinstance(x, str)] == [f"after {i}" for i in range(1, turn + 1)]
+    assert turn in stored(sqlite)
 
 
 def test_close_finishes_what_is_queued(sqlite: SqliteBackend) -> None:

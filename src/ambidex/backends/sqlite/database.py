@@ -72,8 +72,8 @@ class Database:
 
     def _set_path(self, path: str) -> None:
         self.path = path
-        self.readers = Readers(path, Reader)
-        self.inline = Readers(path, InlineReader)
+        self.readers = Readers(lambda: Reader(path, self.timeout))
+        self.inline = Readers(lambda: InlineReader(path))
         self.writer = Writer(path, self._connect, reclaim)
 
     def ensure_open(self, until: float) -> None:

@@ -228,11 +228,10 @@ class BlockingSqliteLeaf(_Leaf):
         if lease is not None:
             return next(iter(await self._in_lease(lease, sql, args)), None)
         db = self._db
-        until = current_deadline(db.timeout)
         if not db.ready:
-            db.ensure_open(until)
+            db.ensure_open(current_deadline(db.timeout))
         try:
-            return db.readers.get().row(sql, args, until)
+            return db.readers.get().row(sql, args)
         except Exception as error:
             raise translate(error, db.path, "reading") from None
 
