@@ -189,7 +189,8 @@ def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
         raise ConfigurationError(f"unknown scheme {scheme!r} in {redact(url)!r}; there are: {known}")
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        _port = parts.port
+        if "," not in parts.netloc:  # several hosts are their backend's to read
+            _port = parts.port
     except ValueError as error:
         raise ConfigurationError(f"the storage URL {redact(url)!r} is malformed: {error}") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
