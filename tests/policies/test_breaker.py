@@ -29,11 +29,16 @@ def make(clock: Clock, jitter: float = 0.5) -> Breaker:
 
 
 def call(breaker: Breaker, error: AmbidexError | None = None) -> None:
+    clock = breaker._clock
+    assert isinstance(clock, Clock)
+    clock.now += 0.0001
+    began = clock.now
     breaker.enter()
+    clock.now += 0.0001
     if error is None:
         breaker.succeeded()
     else:
-        breaker.failed(error)
+        breaker.failed(error, began)
 
 
 def is_open(breaker: Breaker) -> bool:
@@ -52,6 +57,18 @@ def test_half_of_twenty_failures_open_it() -> None:
     with pytest.raises(CircuitOpen) as raised:
         breaker.enter()
     assert raised.value.retry_after == pytest.approx(1.0)
+
+
+def test_calls_that_shared_a_broken_connection_count_once() -> None:
+    clock = Clock()
+    breaker = make(clock)
+    clock.now += 1
+    for _ in range(100):
+        breaker.failed(Unavailable("broken"), 100.5)
+    assert breaker.closed
+    for _ in range(20):
+        breaker.failed(DeadlineExceeded("late"), 100.5)  # each of these waited in vain for itself
+    assert is_open(breaker)
 
 
 def test_failures_that_left_the_window_do_not_count() -> None:
@@ -135,7 +152,7 @@ def test_it_stays_open_for_one_to_thirty_seconds() -> None:
 
 def test_a_refused_call_does_not_close_it() -> None:
     breaker = opened(Clock())
-    breaker.failed(CircuitOpen("refused"))
+    breaker.failed(CircuitOpen("refused"), 0.0)
     assert is_open(breaker)
 
 

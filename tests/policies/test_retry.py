@@ -97,6 +97,11 @@ def test_a_write_is_repeated_only_if_nothing_was_applied(error: AmbidexError, as
     assert may_repeat(error, repeatable=True) is as_read
 
 
+def test_a_refused_repetition_does_not_hide_an_unknown_outcome() -> None:
+    with pytest.raises(OutcomeUnknown):
+        run(OutcomeUnknown("a"), Server(CircuitOpen("b")))
+
+
 def test_the_budget_bounds_retries_to_a_tenth_of_the_calls() -> None:
     budget = Budget(RetrySettings(share=0.1, burst=2))
     assert [budget.spend() for _ in range(3)] == [True, True, False]

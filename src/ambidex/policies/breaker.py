@@ -77,6 +77,7 @@ class Breaker:
         self._probing = False
         self._openings = 0
         self._refused = 0
+        self._broke = -1.0  # when a failure was last counted
         self._calls: list[int] = [0, 0]  # this half of the window and the one before
         self._failures: list[int] = [0, 0]
         self._turn = clock() + self._settings.window / 2
@@ -119,8 +120,14 @@ class Breaker:
             with self._guard:
                 self._probing = False
 
-    def failed(self, error: AmbidexError) -> None:
-        """Record an error; it counts only if it speaks about the server."""
+    def failed(self, error: AmbidexError, began: float) -> None:
+        """Record an error; it counts only if it speaks about the server.
+
+        Args:
+            error: what the call raised.
+            began: when it began, by the breaker's clock. Of calls that ran side by side when a connection broke, only
+                one counts: a hundred that shared it tell no more than one does.
+        """
         if isinstance(error, FinalError | Busy | Conflict):
             self.succeeded()  # it answered
             return
@@ -128,6 +135,10 @@ class Breaker:
             self.abandoned()
             return
         with self._guard:
+            if began <= self._broke and not isinstance(error, DeadlineExceeded):
+                self._probing = False
+                return
+            self._broke = self._clock()
             self._roll()
             self._calls[0] += 1
             self._failures[0] += 1

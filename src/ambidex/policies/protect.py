@@ -53,12 +53,12 @@ class Guard:
 
     async def attempt(self, call: Callable[[], Any]) -> Any:
         """Make one attempt through the breaker."""
-        breaker = self.breaker
+        breaker, began = self.breaker, time.monotonic()
         breaker.enter()
         try:
             result = await call()
         except AmbidexError as error:
-            breaker.failed(error)
+            breaker.failed(error, began)
             raise
         except BaseException:
             breaker.abandoned()
@@ -94,7 +94,7 @@ def _method(name: str, port: str, deduplicates: bool) -> Callable[..., Any]:
         try:
             result = await inner(*args, **kwargs)
         except AmbidexError as error:
-            breaker.failed(error)
+            breaker.failed(error, began)
             repeatable = read or (deduplicates and current_operation() is not None)
             return await guard.recover(error, functools.partial(inner, *args, **kwargs), began, repeatable=repeatable)
         except BaseException:

@@ -30,14 +30,15 @@ class RetrySettings:
         first: the longest pause before the second attempt, in seconds; it doubles for each further one.
         longest: the longest pause of all.
         share: retries allowed for each call, 0 to 1.
-        burst: retries allowed at once after a time without any.
+        burst: retries allowed at once after a time without any: as many as may wait on one shared connection when it
+            breaks.
     """
 
     attempts: int = 3
     first: float = 0.05
     longest: float = 1.0
     share: float = 0.1
-    burst: float = 100.0
+    burst: float = 1000.0
 
 
 class Budget:
@@ -106,6 +107,8 @@ class Retry:
                 with deadline(remaining(until)):
                     return await attempt()
             except AmbidexError as latest:
+                if error.applied == "unknown" and latest.applied == "no":
+                    raise error from latest  # that this attempt did nothing says nothing about the one before
                 error = latest
         raise error
 
