@@ -20,13 +20,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 
 from ambidex.backends.redis.client import Client, Shared
 from ambidex.backends.redis.errors import broken, late, unreachable
 from ambidex.backends.redis.target import Address
+from ambidex.backends.redis.topology import Topology
 from ambidex.backends.redis.wire import NOTHING, Push, new_reader
 from ambidex.core.runtime import Runtime, remaining
 from ambidex.errors import AmbidexError, Overloaded, Unavailable
@@ -34,6 +35,8 @@ from ambidex.runtime.loops import PerLoop
 from ambidex.runtime.process import reset_after_fork
 
 __all__ = ["AsyncClient"]
+
+T = TypeVar("T")
 
 _READ = 128 * 1024
 _MOST_WAITING = 100_000
@@ -253,6 +256,19 @@ class Channel:
         self._sock.close()
 
 
+async def _shared(attempt: asyncio.Task[T], until: float, where: str) -> T:
+    """Wait for a task that others wait for, too, at most until the caller's deadline."""
+    done, _ = await asyncio.wait((attempt,), timeout=max(0.0, remaining(until)))
+    if not done:
+        raise late(where, sent=False)
+    if attempt.cancelled():
+        raise Unavailable(f"the attempt to reach {where} was stopped")
+    error = attempt.exception()
+    if error is not None:
+        raise copy.copy(error) if isinstance(error, AmbidexError) else error
+    return attempt.result()
+
+
 class Node:
     """One server, seen from one loop."""
 
@@ -270,15 +286,7 @@ class Node:
         if attempt is None:
             attempt = self._attempt = self._loop.create_task(self._connect())
             attempt.add_done_callback(self._attempted)
-        done, _ = await asyncio.wait((attempt,), timeout=max(0.0, remaining(until)))
-        if not done:
-            raise late(where, sent=False)
-        if attempt.cancelled():
-            raise Unavailable(f"the connection attempt to {where} was stopped")
-        error = attempt.exception()
-        if error is not None:
-            raise copy.copy(error) if isinstance(error, AmbidexError) else error
-        return attempt.result()
+        return await _shared(attempt, until, where)
 
     def _attempted(self, attempt: asyncio.Task[Channel]) -> None:
         self._attempt = None
@@ -312,9 +320,18 @@ class Here:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.nodes: dict[Address, Node] = {}
+        self.learning: asyncio.Task[Topology] | None = None
+
+    def learned(self, task: asyncio.Task[Topology]) -> None:
+        """Note that the attempt to learn the Cluster's topology has ended."""
+        self.learning = None
+        if not task.cancelled():
+            task.exception()  # mark it retrieved: everybody may have stopped waiting
 
     def close(self) -> None:
         """End every connection; in the loop's thread."""
+        if self.learning is not None:
+            self.learning.cancel()
         for node in list(self.nodes.values()):
             node.close()
 
@@ -371,6 +388,13 @@ class AsyncClient(Client):
         if channel is None:
             channel = await server.ready(until, self._where(node))
         return await channel.submit(packed, count, until, write)
+
+    async def _refresh(self, until: float) -> Topology:
+        here = self._heres.get()
+        if here.learning is None:
+            here.learning = here.loop.create_task(self._learn(time.monotonic() + self.target.connect_timeout))
+            here.learning.add_done_callback(here.learned)
+        return await _shared(here.learning, until, f"the Cluster at {self.target.display}")
 
     async def _join(self, node: Address) -> Channel:
         link = await self._connect(node, time.monotonic() + self.target.connect_timeout)

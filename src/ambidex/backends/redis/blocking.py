@@ -21,6 +21,7 @@ import hiredis
 from ambidex.backends.redis.client import Client, Shared
 from ambidex.backends.redis.errors import broken, late, unreachable
 from ambidex.backends.redis.target import Address
+from ambidex.backends.redis.topology import Topology
 from ambidex.backends.redis.wire import NOTHING, Push, new_reader
 from ambidex.core.runtime import Runtime, remaining
 from ambidex.errors import OutcomeUnknown, PoolTimeout, Unavailable
@@ -216,9 +217,11 @@ class BlockingClient(Client):
     def __init__(self, shared: Shared, runtime: Runtime) -> None:
         super().__init__(shared, runtime)
         self._pools: dict[Address, Pool] = {}
+        self._learning = threading.Lock()
         reset_after_fork(self)
 
     def after_fork(self) -> None:
+        self._learning = threading.Lock()
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.abandon()
@@ -260,6 +263,18 @@ class BlockingClient(Client):
             raise
         finally:
             pool.give(connection)
+
+    async def _refresh(self, until: float) -> Topology:
+        before = self.shared.topology
+        if not self._learning.acquire(timeout=max(remaining(until), 0.0)):
+            raise late(f"the Cluster at {self.target.display}", sent=False)
+        try:
+            now = self.shared.topology
+            if now is not None and now is not before:
+                return now  # whoever was faster has asked
+            return await self._learn(until)
+        finally:
+            self._learning.release()
 
     def _discard(self, node: Address) -> None:
         pool = self._pools.get(node)

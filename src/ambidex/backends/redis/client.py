@@ -96,6 +96,10 @@ class Client(ABC):
         """Send ``count`` commands to a node; return the reply, or the list of replies where there are several."""
 
     @abstractmethod
+    async def _refresh(self, until: float) -> Topology:
+        """Run :meth:`_learn` once for all who ask at the same time, each waiting until its own deadline."""
+
+    @abstractmethod
     def _discard(self, node: Address) -> None:
         """Use none of the present connections to a node any more."""
 
@@ -249,7 +253,7 @@ class Client(ABC):
     async def _topology(self, until: float) -> Topology:
         topology = self.shared.topology
         if topology is None or self.shared.stale:
-            topology = await self.runtime.single_flight(id(self), partial(self._learn, until))
+            topology = await self._refresh(until)
         return topology
 
     async def _learn(self, until: float) -> Topology:

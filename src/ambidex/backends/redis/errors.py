@@ -52,7 +52,7 @@ def unreachable(error: BaseException, where: str) -> errors.AmbidexError:
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
         return errors.ConfigurationError(
-            f"the certificate of {where} is not trusted: {error.verify_message}; name its authority with ?ssl_ca_certs="
+            f"the certificate of {where} is not trusted: {error}; name its authority with ?ssl_ca_certs="
         )
     if isinstance(error, ssl.SSLError):
         return errors.Unavailable(f"no TLS connection to {where}: {error}")
