@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import select
 import socket
-import sys
 import threading
 import time
 import weakref
@@ -150,7 +149,8 @@ class Pool:
         try:
             ticket.event.wait(max(remaining(until), 0.0))
         except BaseException:
-            self._leave(ticket)
+            if not self._leave(ticket):
+                self.give(ticket.connection)
             raise
         if not ticket.granted and self._leave(ticket):
             raise PoolTimeout(
@@ -188,8 +188,6 @@ class Pool:
             if not ticket.granted:
                 self._queue.remove(ticket)
                 return True
-        if sys.exc_info()[0] is not None:
-            self.give(ticket.connection)
         return False
 
     def discard(self) -> None:
