@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ambidex import errors
     from ambidex.core.dual import Blocking, context, operation, stream
-    from ambidex.core.runtime import deadline
+    from ambidex.core.runtime import deadline, operation_id
     from ambidex.settings import Settings
     from ambidex.storage import AsyncStorage, StorageBackend, SyncStorage, UnifiedStorage, register_backend
 
@@ -30,6 +30,7 @@ _HOME = {
     "context": "core.dual",
     "deadline": "core.runtime",
     "operation": "core.dual",
+    "operation_id": "core.runtime",
     "register_backend": "storage",
     "stream": "core.dual",
 }
@@ -45,6 +46,7 @@ __all__ = [
     "deadline",
     "errors",
     "operation",
+    "operation_id",
     "register_backend",
     "stream",
     "unified_storage",

@@ -93,7 +93,7 @@ __all__ = [
 
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:/@]*):(?P<secret>[^\s]*)@")
 _SHOWN = 20
-_SECRET_PAIR = re.compile(r"(?i)\b(password|passwd|secret|token|api_?key|access_?key)(\s*[=:]\s*)([^\s&;,'\"]+)")
+_SECRET_PAIR = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|access_?key))(\s*[=:]\s*)([^\s&;,'\"]+)")
 
 
 def redact(text: str) -> str:

@@ -191,7 +191,8 @@ def parse_url(url: str) -> tuple[BackendUrl, dict[str, str]]:
         raise ConfigurationError(f"unknown scheme {scheme!r} in {redact(url)!r}; there are: {known}")
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        _port = None if backend == "sqlite" else parts.port  # sqlite://:memory: is no host and port
+        # sqlite://:memory: is no host and port, and several hosts are their backend's to read
+        _port = None if backend == "sqlite" or "," in parts.netloc else parts.port
     except ValueError as error:
         raise ConfigurationError(f"the storage URL {redact(url)!r} is malformed: {error}") from None
     if "#" in rest:

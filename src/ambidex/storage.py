@@ -62,6 +62,8 @@ class _Core:
         self.settings = settings
         self.cache = QueryCache()
         self._backends: dict[BackendUrl, Backend] = {}
+        self._leaves: dict[tuple[int, bool], Leaf] = {}
+        self._policies: dict[int, tuple[Any, Any]] = {}
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False
         self._guard = ForkLock()
@@ -86,9 +88,31 @@ class _Core:
         return backend
 
     def leaf(self, capability: Capability, blocking: bool) -> Leaf:
-        """Return a colour of the backend for a capability."""
+        """Return a colour of the backend for a capability; a remote one with retry and breaker around its ports."""
         backend = self.backend(capability)
-        return backend.blocking if blocking else backend.aio
+        leaf = backend.blocking if blocking else backend.aio
+        return self._protected(backend, leaf, blocking) if getattr(backend, "remote", False) else leaf
+
+    def _protected(self, backend: Backend, leaf: Leaf, blocking: bool) -> Leaf:
+        """Both colours share the breaker and the retry budget, because both speak to the same server."""
+        from ambidex.policies.breaker import Breaker
+        from ambidex.policies.protect import Guard, protect
+        from ambidex.policies.retry import Budget, Retry, RetrySettings
+        from ambidex.runtime.guard import warn_if_in_loop
+
+        with self._guard:
+            protected = self._leaves.get((id(backend), blocking))
+            if protected is None:
+                limits = RetrySettings()
+                breaker, budget = self._policies.setdefault(id(backend), (Breaker(), Budget(limits)))
+                guard = Guard(
+                    Retry(self.runtime(blocking), limits, budget),
+                    breaker,
+                    self.settings.timeout,
+                    warn_if_in_loop if blocking else None,
+                )
+                protected = self._leaves[id(backend), blocking] = protect(leaf, guard)
+            return protected
 
     def runtime(self, blocking: bool) -> Runtime:
         """Return the services of a mode."""

@@ -241,10 +241,13 @@ def _check_members(value: Any) -> None:
 
 
 def _datetime(value: datetime, _depth: int, _limit: int) -> msgspec.msgpack.Ext:
-    if value.utcoffset() is None:
+    offset = value.utcoffset()
+    if offset is None:
         raise _Bad(
             f"the datetime {value.isoformat()} is naive; give it a time zone, e.g. value.replace(tzinfo=timezone.utc)"
         )
+    if offset.microseconds:
+        raise _Bad(f"the zone of {value.isoformat()} is off by a fraction of a second; give it a zone of whole seconds")
     return msgspec.msgpack.Ext(_DATETIME, value.isoformat().encode())
 
 

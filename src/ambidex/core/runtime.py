@@ -15,13 +15,23 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
-from ambidex.errors import DeadlineExceeded
+from ambidex.errors import DeadlineExceeded, UsageError
 
-__all__ = ["Runtime", "check_deadline", "current_deadline", "deadline", "remaining"]
+__all__ = [
+    "Runtime",
+    "check_deadline",
+    "current_deadline",
+    "current_operation",
+    "deadline",
+    "operation_id",
+    "remaining",
+]
 
 T = TypeVar("T")
 
 _deadline: ContextVar[float | None] = ContextVar("ambidex_deadline", default=None)
+_operation: ContextVar[str | None] = ContextVar("ambidex_operation", default=None)
+_MAX_OPERATION_ID = 200
 
 
 @contextmanager
@@ -57,6 +67,35 @@ def check_deadline(until: float, what: str) -> None:
     """Raise DeadlineExceeded (nothing applied) if ``until`` has passed before ``what`` was started."""
     if remaining(until) <= 0:
         raise DeadlineExceeded(f"the deadline passed before {what} was started", applied="no")
+
+
+@contextmanager
+def operation_id(name: str) -> Iterator[None]:
+    """Name the one write made inside the ``with`` block, so that it takes effect once however often it is repeated.
+
+    A backend that keeps such names (Redis for ``incr`` and for appends to a log) stores the name with the effect, in
+    one atomic step, for a while; a repeated call with the same name on the same key returns the first one's result.
+    With a name, these writes are also repeated by themselves when their reply was lost.
+
+    Args:
+        name: text that no other write of the same key uses, e.g. a random UUID or an order's number; 1 to 200
+            characters.
+
+    Raises:
+        UsageError: the name is empty, too long or no text.
+    """
+    if type(name) is not str or not 0 < len(name) <= _MAX_OPERATION_ID:
+        raise UsageError(f"an operation id is text of 1 to {_MAX_OPERATION_ID} characters, not {name!r:.60}")
+    token = _operation.set(name)
+    try:
+        yield
+    finally:
+        _operation.reset(token)
+
+
+def current_operation() -> str | None:
+    """Return the name given to this write by :func:`operation_id`, or None."""
+    return _operation.get()
 
 
 class Runtime(Protocol):

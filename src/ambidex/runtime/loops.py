@@ -21,17 +21,25 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """A value a loop, made by ``make`` at first use under that loop."""
+    """A value a loop, made by ``make`` at first use under that loop.
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
+    Args:
+        make: makes a value for the running loop.
+        drop: releases a value whose loop was closed without the value's being drained; called when the next one is
+            made. Without it such a value is only forgotten.
+    """
+
+    def __init__(self, make: Callable[[], T], drop: Callable[[T], None] | None = None) -> None:
+        self._make, self._drop = make, drop
         self._guard = ForkLock()
         self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+        self._last: tuple[asyncio.AbstractEventLoop, T] | None = None
         reset_after_fork(self)
 
     def after_fork(self) -> None:
         """Forget the parent's values: their loops do not run here."""
         self._values = weakref.WeakKeyDictionary()
+        self._last = None
 
     def get(self) -> T:
         """Return the running loop's value.
@@ -40,10 +48,15 @@ class PerLoop(Generic[T]):
             RuntimeError: no loop is running in this thread.
         """
         loop = asyncio.get_running_loop()
+        last = self._last  # one read: another thread may replace it at any time
+        if last is not None and last[0] is loop:
+            return last[1]
         with self._guard:
             value = self._values.get(loop)
             if value is None:
+                self._sweep()
                 value = self._values[loop] = self._make()
+            self._last = (loop, value)
             return value
 
     def drain(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:
@@ -51,4 +64,13 @@ class PerLoop(Generic[T]):
         with self._guard:
             found = list(self._values.items())
             self._values = weakref.WeakKeyDictionary()
+            self._last = None
         return found
+
+    def _sweep(self) -> None:
+        """Let go of closed loops, which a value that refers to its loop would keep alive."""
+        for loop, value in list(self._values.items()):
+            if loop.is_closed():
+                del self._values[loop]
+                if self._drop is not None:
+                    self._drop(value)
