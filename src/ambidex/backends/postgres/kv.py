@@ -6,8 +6,8 @@ holds a value, so that the server can count in one of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from ambidex.backends.postgres.batches import Lookup, Upsert
 from ambidex.backends.postgres.wire import bigint_array, bytea_array, text_array
@@ -19,7 +19,7 @@ from ambidex.core.ports import Entry, Put, When
 __all__ = ["PostgresKeyValue", "PostgresLeaf"]
 
 _TOGETHER = 65_536  # a longer value goes alone: it would only hold up the others
-_CHUNK = 8 * 1024 * 1024
+_CHUNK = 512 * 1024
 
 
 class PostgresLeaf(SqlLeaf, Protocol):
@@ -44,13 +44,17 @@ class PostgresKeyValue(SqlKeyValue):
         # A key is looked up in its index, and what else is asked for costs nothing beside that.
         entries = self._entry.replace("SELECT ", "SELECT key, ", 1)
         self._entries = Lookup(entries, entries.replace("key = ?", dialect.in_list.format(column="key")), text_array)
-        self._put_many = (
-            f"INSERT INTO {dialect.schema}ambidex_kv (key, value, number, version, expires)"
-            f" SELECT key, value, number, {dialect.version}, {dialect.now} + ttl"
+        into = f"INSERT INTO {dialect.schema}ambidex_kv (key, value, number, version, expires)"
+        self._puts = Upsert(
+            self._put,
+            f"{into} SELECT key, value, number, {dialect.version}, {dialect.now} + ttl"
             " FROM unnest(?::text[], ?::bytea[], ?::bigint[], ?::bigint[]) AS given (key, value, number, ttl)"
-            f" {self._on_conflict}"
+            f" {self._on_conflict}",
+            _columns,
         )
-        self._puts = Upsert(self._put, self._put_many, _columns)
+        bulk = f"{into} SELECT key, {{}}, {dialect.version}, {dialect.now} + ?::bigint FROM unnest(?::text[], {{}})"
+        self._put_bytes = f"{bulk.format('given, NULL', '?::bytea[]')} AS rows (key, given) {self._on_conflict}"
+        self._put_ints = f"{bulk.format('NULL, given', '?::bigint[]')} AS rows (key, given) {self._on_conflict}"
 
     async def get(self, key: str) -> Stored | None:
         row = await self._find(self._values, key)
@@ -78,14 +82,17 @@ class PostgresKeyValue(SqlKeyValue):
         return bool(await self._write(self._replace, (*columns, ttl_ms, key)))
 
     async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> None:
-        rows = [(key, *_split(value), ttl_ms) for key, value in sorted(dict(items).items())]
+        # In the order of the keys, so that two such calls cannot lock rows crosswise.
+        rows = sorted(dict(items).items())
+        numbers = [(key, value) for key, value in rows if isinstance(value, int)]
+        blobs = [(key, value) for key, value in rows if not isinstance(value, int)] if numbers else rows
         statements: list[Statement] = []
-        start = size = 0
-        for place, row in enumerate(rows, 1):
-            size += len(row[0]) + len(row[1] or b"")
-            if size >= _CHUNK or place == len(rows):
-                statements.append((self._put_many, _columns(rows[start:place])))
-                start, size = place, 0
+        for chunk in _chunks(blobs):
+            keys, values = zip(*chunk, strict=True)
+            statements.append((self._put_bytes, (ttl_ms, text_array(keys), bytea_array(values))))
+        if numbers:
+            keys, integers = zip(*numbers, strict=True)
+            statements.append((self._put_ints, (ttl_ms, text_array(keys), bigint_array(integers))))
         await self._leaf.script(statements)
 
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
@@ -95,6 +102,18 @@ class PostgresKeyValue(SqlKeyValue):
         else:
             rows = await self._write(self._swap, (*columns, ttl_ms, key, version))
         return rows[0][0] if rows else None
+
+
+def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut rows of key and value into parts of bounded size: the server works on one while the next is on its way."""
+    start = size = 0
+    for place, (key, value) in enumerate(rows, 1):
+        size += len(key) + len(value)
+        if size >= _CHUNK:
+            yield rows[start:place]
+            start, size = place, 0
+    if start < len(rows):
+        yield rows[start:]
 
 
 def _split(value: Stored) -> tuple[bytes | None, int | None]:

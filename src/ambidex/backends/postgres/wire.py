@@ -55,12 +55,12 @@ def dump(args: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
 
 def text_array(items: Sequence[str]) -> bytes:
     """Return the binary form of ``text[]``."""
-    return _array(_TEXT, [_sized(item.encode()) for item in items])
+    return _array(_TEXT, _sized([item.encode() for item in items]))
 
 
 def bytea_array(items: Sequence[bytes | None]) -> bytes:
     """Return the binary form of ``bytea[]``."""
-    return _array(_BYTEA, [_NULL if item is None else _sized(item) for item in items])
+    return _array(_BYTEA, _sized(items))
 
 
 def bigint_array(items: Sequence[int | None]) -> bytes:
@@ -68,8 +68,9 @@ def bigint_array(items: Sequence[int | None]) -> bytes:
     return _array(_BIGINT, [_NULL if item is None else _SIZED_INT.pack(8, item) for item in items])
 
 
-def _sized(data: bytes) -> bytes:
-    return _SIZE.pack(len(data)) + data
+def _sized(items: Sequence[bytes | None]) -> list[bytes]:
+    pack = _SIZE.pack
+    return [_NULL if item is None else pack(len(item)) + item for item in items]
 
 
 def _array(oid: int, items: list[bytes]) -> bytes:
