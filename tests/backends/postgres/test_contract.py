@@ -1,6 +1,5 @@
 """The PostgreSQL backend keeps the contract, on each flavour of server and behind PgBouncer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,6 +36,5 @@ class TestPostgresSchema(_OnServer):
 
 class TestPgBouncer(_OnServer):
     @pytest.fixture(autouse=True)
-    def _place(self, pgbouncer_server: Service) -> Iterator[None]:
+    def _place(self, pgbouncer_server: Service) -> None:
         type(self).url = f"{pgbouncer_server.url}?pool_size=6"
-        yield
