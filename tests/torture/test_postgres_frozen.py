@@ -43,7 +43,7 @@ def _calls(kv: Any, events: Any) -> dict[str, Callable[[], Any]]:
         "set": lambda: kv.set("key", 2),
         "incr": lambda: kv.incr("count"),
         "append": lambda: events.append("log", 1),
-        "scan": lambda: kv.namespaces(),
+        "scan": kv.namespaces,
     }
 
 
