@@ -19,6 +19,7 @@ class PostgresBackend:
     """Implements :class:`ambidex.core.ports.Backend`."""
 
     name = "postgres"
+    remote = True
     capabilities = frozenset({Capability.KV, Capability.LOG, Capability.TRANSACTIONS})
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from ambidex.backends.postgres.aio import AsyncPool
 from ambidex.backends.relational.sql import Args, Row, Statement
-from ambidex.errors import AmbidexError
+from ambidex.errors import AmbidexError, DeadlineExceeded
 
 __all__ = ["Lookup", "Lookups", "Upsert", "Upserts"]
 
 _MOST_KEYS = 500
 _MOST_BYTES = 4 * 1024 * 1024
-_LOCK_WAIT = "100ms"
+_LOCK_WAIT = 0.1
 
 
 class Lookup(NamedTuple):
@@ -56,7 +56,7 @@ class _Waiter(NamedTuple):
 Answer = Callable[[Sequence[Statement], float], Awaitable[list[list[Row]]]]
 """The leaf's way to run statements of its own, by a deadline; it retries and translates errors."""
 Late = Callable[[], AmbidexError]
-"""Makes the error for a caller whose deadline passed."""
+"""Makes the error for a caller whose deadline passed while its batch was under way."""
 
 
 class _Batch:
@@ -169,6 +169,8 @@ class Upserts(_Batch):
         self._upsert = upsert
         self._waiting: list[_Write] = []
         self._busy = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
 
     def put(self, row: Args, deadline: float) -> asyncio.Future[None]:
         """Queue a write."""
@@ -177,7 +179,28 @@ class Upserts(_Batch):
             self._busy = True
             self._pool.loop.call_soon(self._flush)
         self._waiting.append(_Write(row, _Waiter(future, deadline)))
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline)
         return future
+
+    def _set_alarm(self, moment: float) -> None:
+        """See to it that those who wait behind a slow batch are told when their time is over."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = moment
+        self._alarm = self._pool.loop.call_later(moment - time.monotonic(), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm, self._alarm_at = None, float("inf")
+        now = time.monotonic()
+        for write in self._waiting:
+            if write.waiter.deadline <= now and not write.waiter.future.done():
+                write.waiter.future.set_exception(
+                    DeadlineExceeded("the deadline passed before the write was sent", applied="no")
+                )
+        self._waiting = [write for write in self._waiting if not write.waiter.future.done()]
+        if self._waiting:
+            self._set_alarm(min(write.waiter.deadline for write in self._waiting))
 
     def _flush(self) -> None:
         batch, size = 0, 0
@@ -215,34 +238,42 @@ class Upserts(_Batch):
             # In the order of the keys, so that two such statements cannot lock rows crosswise.
             rows = sorted({write.row[0]: write.row for write in writes}.values(), key=_key)
             # A row that some transaction holds must not hold up the others for long.
-            brief = ("SELECT set_config('lock_timeout', ?, true)", (_LOCK_WAIT,))
             try:
-                await self._answer((brief, (self._upsert.many, self._upsert.columns(rows))), deadline)
+                await self._answer((_patience(_LOCK_WAIT), (self._upsert.many, self._upsert.columns(rows))), deadline)
             except AmbidexError as error:
                 if error.applied != "no":
                     raise
+                self._pool.spawn(self._singly(writes, contended=True))
             else:
                 _store_done(writes)
-                return
-        self._pool.spawn(self._singly(writes))
+        else:
+            self._pool.spawn(self._singly(writes, contended=False))
 
-    async def _singly(self, writes: list[_Write]) -> None:
+    async def _singly(self, writes: list[_Write], *, contended: bool) -> None:
         """Write one after another of each key, the keys at once, so that an error reaches only its owner."""
         by_key: dict[str, list[_Write]] = {}
         for write in writes:
             by_key.setdefault(write.row[0], []).append(write)
-        await asyncio.gather(*(self._in_turn(same) for same in by_key.values()))
+        await asyncio.gather(*(self._in_turn(same, contended) for same in by_key.values()))
 
-    async def _in_turn(self, writes: list[_Write]) -> None:
+    async def _in_turn(self, writes: list[_Write], contended: bool) -> None:
         for write in writes:
+            statements: list[Statement] = [(self._upsert.one, write.row)]
+            if contended:  # the server gives up a little before the caller, who so learns that nothing was stored
+                statements.insert(0, _patience((write.waiter.deadline - time.monotonic()) * 0.9))
             try:
-                await self._answer(((self._upsert.one, write.row),), write.waiter.deadline)
+                await self._answer(statements, write.waiter.deadline)
             except BaseException as error:
                 _fail([write.waiter], error)
                 if not isinstance(error, Exception):
                     raise
             else:
                 _store_done([write])
+
+
+def _patience(seconds: float) -> Statement:
+    """Return what makes the server wait at most so long for a row's lock, in this request only."""
+    return "SELECT set_config('lock_timeout', ?, true)", (f"{max(1, int(seconds * 1000))}ms",)
 
 
 def _key(row: Args) -> str:
