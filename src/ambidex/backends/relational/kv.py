@@ -1,4 +1,4 @@
-"""Key-value as SQL for databases that keep integers and bytes in one column; SQLite's leaf makes one of these.
+"""Key-value as SQL; SQLite's leaf makes one of these, PostgreSQL's one that knows two columns of a value apart.
 
 The invariant: a row whose time has passed is absent for every statement, by the database's clock, whether or not it
 was deleted yet. Versions start at a random number and grow by one with each write, so a key that was deleted and made
@@ -35,35 +35,41 @@ class SqlKeyValue:
         self._leaf = leaf
         self._listing = dialect.listing
         self._row, self._rows, self._write = leaf.row, leaf.rows, leaf.write
-        now, version = dialect.now, dialect.version
+        now, version, table = dialect.now, dialect.version, f"{dialect.schema}ambidex_kv"
         live = f"(expires IS NULL OR expires > {now})"
         gone = f"(ambidex_kv.expires IS NOT NULL AND ambidex_kv.expires <= {now})"
         listed = dialect.in_list.format(column="key")
-        insert = f"INSERT INTO ambidex_kv (key, value, version, expires) VALUES (?, ?, {version}, {now} + ?)"
-        replace = "value = excluded.value, version = ambidex_kv.version + 1, expires = excluded.expires"
-        self._get = f"SELECT value FROM ambidex_kv WHERE key = ? AND {live}"
-        self._get_many = f"SELECT key, value FROM ambidex_kv WHERE {listed} AND {live}"
-        self._entry = f"SELECT value, version, expires - {now} FROM ambidex_kv WHERE key = ? AND {live}"
-        self._put = f"{insert} ON CONFLICT (key) DO UPDATE SET {replace}"
+        *others, number = dialect.values
+        columns, marks = ", ".join(dialect.values), ", ".join("?" for _ in dialect.values)
+        given = ", ".join(f"{column} = ?" for column in dialect.values)
+        cleared = "".join(f" {column} = excluded.{column}," for column in others)
+        taken = ", ".join(f"{column} = excluded.{column}" for column in dialect.values)
+        replace = f"{taken}, version = ambidex_kv.version + 1, expires = excluded.expires"
+        self._on_conflict = f"ON CONFLICT (key) DO UPDATE SET {replace}"
+        self._get = f"SELECT {columns} FROM {table} WHERE key = ? AND {live}"
+        self._get_many = f"SELECT key, {columns} FROM {table} WHERE {listed} AND {live}"
+        self._entry = f"SELECT {columns}, version, expires - {now} FROM {table} WHERE key = ? AND {live}"
+        self._put = (
+            f"INSERT INTO {table} (key, {columns}, version, expires)"
+            f" VALUES (?, {marks}, {version}, {now} + ?) {self._on_conflict}"
+        )
         self._add = f"{self._put} WHERE {gone} RETURNING version"
         self._replace = (
-            f"UPDATE ambidex_kv SET value = ?, version = version + 1, expires = {now} + ?"
+            f"UPDATE {table} SET {given}, version = version + 1, expires = {now} + ?"
             f" WHERE key = ? AND {live} RETURNING version"
         )
         self._swap = self._replace.replace(" RETURNING", " AND version = ? RETURNING")
-        self._delete = f"DELETE FROM ambidex_kv WHERE {listed} RETURNING {live}"
-        self._touch = f"UPDATE ambidex_kv SET expires = {now} + ? WHERE key = ? AND {live} RETURNING 1"
+        self._delete = f"DELETE FROM {table} WHERE {listed} RETURNING {live}"
+        self._touch = f"UPDATE {table} SET expires = {now} + ? WHERE key = ? AND {live} RETURNING 1"
         self._incr = (
-            f"{insert} ON CONFLICT (key) DO UPDATE SET version = ambidex_kv.version + 1,"
-            f" value = CASE WHEN {gone} THEN excluded.value ELSE ambidex_kv.value + excluded.value END,"
+            f"INSERT INTO {table} (key, {number}, version, expires) VALUES (?, ?, {version}, {now} + ?)"
+            f" ON CONFLICT (key) DO UPDATE SET version = ambidex_kv.version + 1,{cleared}"
+            f" {number} = CASE WHEN {gone} THEN excluded.{number} ELSE ambidex_kv.{number} + excluded.{number} END,"
             f" expires = CASE WHEN {gone} THEN excluded.expires ELSE ambidex_kv.expires END"
-            f" WHERE {gone} OR (typeof(ambidex_kv.value) = 'integer'"
-            " AND typeof(ambidex_kv.value + excluded.value) = 'integer')"
-            " RETURNING value"
+            f" WHERE {gone} OR ({dialect.whole})"
+            f" RETURNING {number}"
         )
-        self._scan = (
-            f"SELECT key FROM ambidex_kv WHERE key > ? AND key >= ? AND key < ? AND {live} ORDER BY key LIMIT ?"
-        )
+        self._scan = f"SELECT key FROM {table} WHERE key > ? AND key >= ? AND key < ? AND {live} ORDER BY key LIMIT ?"
 
     async def get(self, key: str) -> Stored | None:
         row = await self._row(self._get, (key,))

@@ -28,39 +28,34 @@ class SqlLog:
 
     def __init__(self, leaf: SqlLeaf, dialect: Dialect) -> None:
         self._leaf = leaf
-        now = dialect.now
+        now, streams, events = dialect.now, f"{dialect.schema}ambidex_streams", f"{dialect.schema}ambidex_events"
         live = f"(expires IS NULL OR expires > {now})"
-        floor = f"(SELECT floor FROM ambidex_streams WHERE stream = ? AND {live})"
+        floor = f"(SELECT floor FROM {streams} WHERE stream = ? AND {live})"
         # An expired stream is emptied first. If it expires between the two statements, the append counts as having
         # come just before.
-        self._revive = f"UPDATE ambidex_streams SET floor = seq, expires = NULL WHERE stream = ? AND NOT {live}"
+        self._revive = f"UPDATE {streams} SET floor = seq, expires = NULL WHERE stream = ? AND NOT {live}"
         self._head = (
-            "INSERT INTO ambidex_streams (stream, seq, floor, expires)"
+            f"INSERT INTO {streams} (stream, seq, floor, expires)"
             f" VALUES (?, ?, 0, {now} + ?) ON CONFLICT (stream) DO UPDATE"
             " SET seq = ambidex_streams.seq + excluded.seq,"
             " expires = coalesce(excluded.expires, ambidex_streams.expires) RETURNING seq"
         )
         self._add = (
-            "INSERT INTO ambidex_events (stream, seq, data)"
-            " SELECT stream, seq - ?, ? FROM ambidex_streams WHERE stream = ?"
+            f"INSERT INTO {events} (stream, seq, data) SELECT stream, seq - ?, ? FROM {streams} WHERE stream = ?"
         )
-        self._tail = (
-            f"SELECT seq, data FROM ambidex_events WHERE stream = ? AND seq > {floor} ORDER BY seq DESC LIMIT ?"
-        )
+        self._tail = f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > {floor} ORDER BY seq DESC LIMIT ?"
         self._range = (
-            f"SELECT seq, data FROM ambidex_events WHERE stream = ? AND seq > ? AND seq > {floor} ORDER BY seq LIMIT ?"
+            f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > ? AND seq > {floor} ORDER BY seq LIMIT ?"
         )
-        self._length = f"SELECT seq - floor FROM ambidex_streams WHERE stream = ? AND {live}"
-        self._trim = f"UPDATE ambidex_streams SET floor = seq - ? WHERE stream = ? AND {live} AND seq - floor > ?"
-        self._sweep = (
-            "DELETE FROM ambidex_events"
-            " WHERE stream = ? AND seq <= (SELECT floor FROM ambidex_streams WHERE stream = ?)"
-        )
-        self._expire = f"UPDATE ambidex_streams SET expires = {now} + ? WHERE stream = ? AND {live} RETURNING 1"
-        self._forget = f"DELETE FROM ambidex_streams WHERE stream = ? RETURNING {live}"
-        self._clear = "DELETE FROM ambidex_events WHERE stream = ?"
+        self._length = f"SELECT seq - floor FROM {streams} WHERE stream = ? AND {live}"
+        self._counted = f"{self._length}{dialect.locking}"
+        self._trim = f"UPDATE {streams} SET floor = seq - ? WHERE stream = ? AND {live} AND seq - floor > ?"
+        self._sweep = f"DELETE FROM {events} WHERE stream = ? AND seq <= (SELECT floor FROM {streams} WHERE stream = ?)"
+        self._expire = f"UPDATE {streams} SET expires = {now} + ? WHERE stream = ? AND {live} RETURNING 1"
+        self._forget = f"DELETE FROM {streams} WHERE stream = ? RETURNING {live}"
+        self._clear = f"DELETE FROM {events} WHERE stream = ?"
         self._names = (
-            f"SELECT stream FROM ambidex_streams"
+            f"SELECT stream FROM {streams}"
             f" WHERE stream > ? AND stream >= ? AND stream < ? AND {live} ORDER BY stream LIMIT ?"
         )
 
@@ -85,9 +80,9 @@ class SqlLog:
         return 0 if row is None else int(row[0])
 
     async def trim(self, stream: str, keep: int) -> int:
-        before = (self._length, (stream,))
+        count = (self._counted, (stream,))
         results = await self._leaf.script(
-            [before, (self._trim, (keep, stream, keep)), before, (self._sweep, (stream, stream))]
+            [count, (self._trim, (keep, stream, keep)), count, (self._sweep, (stream, stream))]
         )
         return int(results[0][0][0]) - int(results[2][0][0]) if results[0] else 0
 

@@ -28,12 +28,20 @@ class Dialect:
         version: an expression for a random positive version below 2**52.
         in_list: a template with ``{column}`` that compares a column with one bound list.
         listing: turns a list of text into that bound value.
+        whole: the condition that a stored value and ``excluded``'s are integers whose sum fits 64 bits.
+        values: the columns of a stored value; integers are in the last one.
+        schema: what stands before a table's name, with its dot, or "".
+        locking: what makes a SELECT lock the rows it reads until the end of the transaction, or "".
     """
 
     now: str
     version: str
     in_list: str
     listing: Any
+    whole: str
+    values: tuple[str, ...] = ("value",)
+    schema: str = ""
+    locking: str = ""
 
 
 class SqlLeaf(Protocol):

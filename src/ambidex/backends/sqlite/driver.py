@@ -49,6 +49,7 @@ DIALECT = Dialect(
     version="(random() & 0xFFFFFFFFFFFFF) + 1",
     in_list="{column} IN (SELECT value FROM json_each(?))",
     listing=_listing,
+    whole="typeof(ambidex_kv.value) = 'integer' AND typeof(ambidex_kv.value + excluded.value) = 'integer'",
 )
 
 

@@ -1,0 +1,75 @@
+"""One PostgreSQL database as this process sees it; both leaf colours stand on one of these.
+
+The invariant: what belongs to a process stays in it. A forked child starts with no connection and closes what it
+inherited without a word to the server, for the words would be its parent's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from psycopg.conninfo import make_conninfo
+
+from ambidex.backends.postgres.aio import AsyncPools
+from ambidex.backends.postgres.blocking import BlockingPool
+from ambidex.backends.postgres.options import Options
+from ambidex.errors import redact
+from ambidex.runtime.process import reset_after_fork
+from ambidex.settings import BackendUrl, Settings
+
+if TYPE_CHECKING:
+    from ambidex.backends.postgres.unit import Unit
+
+__all__ = ["Database"]
+
+_MAINTENANCE_SECONDS = 1.0
+
+
+class Database:
+    """What the two colours of the leaf share."""
+
+    def __init__(self, url: BackendUrl, settings: Settings) -> None:
+        self.settings = settings
+        self.timeout = settings.timeout
+        self.options = Options.parse(url)
+        self.where = f"the PostgreSQL server at {_place(self.options.conninfo)}"
+        self.unit: ContextVar[Unit | None] = ContextVar("ambidex_postgres_unit", default=None)
+        self.warned = False
+        self._start()
+        self.threads = BlockingPool(self)
+        self.loops = AsyncPools(self)
+        reset_after_fork(self)
+
+    def _start(self) -> None:
+        self.ready = False
+        self._maintained = time.monotonic()
+        self._guard = threading.Lock()
+
+    def after_fork(self) -> None:
+        """Let go of what the parent has open."""
+        self._start()
+        self.threads.abandon()
+        self.loops.abandon()
+
+    def conninfo(self, **more: str) -> str:
+        """Return libpq's connection string."""
+        return make_conninfo("", **(self.options.conninfo | more))
+
+    def maintenance_due(self) -> bool:
+        """Tell one caller a second that it should reclaim what has expired."""
+        now = time.monotonic()
+        if now - self._maintained < _MAINTENANCE_SECONDS:
+            return False
+        with self._guard:
+            due = now - self._maintained >= _MAINTENANCE_SECONDS
+            if due:
+                self._maintained = now
+            return due
+
+
+def _place(conninfo: dict[str, str]) -> str:
+    host = conninfo.get("host") or conninfo.get("hostaddr") or "the local socket"
+    return redact(f"{host}:{conninfo.get('port', '5432')}/{conninfo.get('dbname', '')}")
