@@ -69,12 +69,17 @@ class AsyncConnection:
         """What the last statement was, in the server's words."""
         return self._session.last_tag
 
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end, by what the server said last."""
+        return not self.broken and self._session.in_transaction
+
     def start(self, statements: Sequence[Statement], deadline: float, done: Done) -> None:
         """Send a request; ``done`` is called once, when its reply is there or when there will be none."""
         self._done = done
         self._timer = self._loop.call_later(deadline - time.monotonic(), self._expire)
         try:
-            self._session.send(statements)
+            self._session.send(self._session.bind(statements))
             self._flush()
         except Exception as error:
             self._end(None, error, broken=isinstance(error, Lost))
