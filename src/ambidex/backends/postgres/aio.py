@@ -105,8 +105,9 @@ class AsyncConnection:
     def _abandon_request(self) -> None:
         if self._done is None:
             return
-        if self.held:
-            self._end(None, Expired("cancelled"), broken=True)
+        if self.held:  # in mid-transaction nothing but its end is left; the others have done nothing wrong
+            self.close()
+            self._end(None, Expired("cancelled"), broken=False)
             return
         self._done = _ignore
         if self._timer is not None:
