@@ -30,7 +30,7 @@ def test_the_other_mode_is_refused_at_once_inside_a_unit(storage: UnifiedStorage
         async with storage.aio.transaction():
             await storage.aio.kv.set("key", 1)
             with pytest.raises(NestedCheckout):
-                storage.sync.kv.get("key")
+                await asyncio.to_thread(storage.sync.kv.get, "key")  # the thread is inside the unit, too
         await storage.aio.close()
 
     asyncio.run(main())
