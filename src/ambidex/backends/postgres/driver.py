@@ -259,10 +259,8 @@ class Leaf(ABC):
             try:
                 rows = await self._on(unit.connection, [*opening, *statements], min(deadline, unit.until))
             except (Lost, Refused, Expired) as failure:
-                unit.begun = True
                 unit.error = self._unit_error(unit, failure)
                 raise unit.error from None
-            unit.begun = True
             return rows[len(opening) :]
 
     def _unit_error(self, unit: Unit, failure: Lost | Refused | Expired) -> AmbidexError:
@@ -284,6 +282,8 @@ class Leaf(ABC):
             else:
                 await self._roll_back(unit)
         finally:
+            if unit.connection.in_transaction:
+                unit.connection.close()
             self._release(unit)
 
     async def _commit(self, unit: Unit) -> None:
@@ -292,15 +292,15 @@ class Leaf(ABC):
         error = unit.error
         if unit.late:
             error = unit.lease_lost()
-        elif error is None and unit.begun and unit.connection.broken:
+        elif error is None and unit.connection.broken:
             error = from_lost(Lost("it was closed", sent=False), where, write=False)
         if error is None and remaining(deadline) <= 0:
             error = expired(where, write=False)
         if error is not None:
             await self._roll_back(unit)
             raise error
-        if not unit.begun:
-            return
+        if not unit.connection.in_transaction:
+            return  # nothing was asked of it
         try:
             await self._on(unit.connection, (("COMMIT", ()),), deadline)
         except Expired:
@@ -313,7 +313,7 @@ class Leaf(ABC):
             raise Conflict(f"{where} rolled the transaction back because a statement in it had failed; run it again")
 
     async def _roll_back(self, unit: Unit) -> None:
-        if unit.begun and not unit.connection.broken:
+        if unit.connection.in_transaction:
             deadline = current_deadline(self._db.timeout)
             try:
                 await self._on(unit.connection, (("ROLLBACK", ()),), deadline)
