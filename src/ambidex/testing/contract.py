@@ -172,7 +172,7 @@ class Contract:
             needed: frozenset[Capability] = getattr(request.function, _NEEDS, frozenset())
             missing = needed - declared
             if missing:
-                pytest.skip(f"{storage!r} does not declare {', '.join(sorted(missing))}")
+                pytest.skip(f"{_backend_name(storage)} does not declare {', '.join(sorted(missing))}")
             yield storage
         finally:
             storage.close()
@@ -202,3 +202,8 @@ def _refuse_hidden_tests(cls: type) -> None:
                     raise TypeError(
                         f"{first.__qualname__}.{name} hides {owner.__qualname__}.{name} in {cls.__qualname__}"
                     )
+
+
+def _backend_name(storage: UnifiedStorage) -> str:
+    """Name the backend without its address, so that a summary folds the skips of many servers into one line."""
+    return f"the backend {storage.settings.url.backend!r}"
