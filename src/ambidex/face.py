@@ -98,16 +98,20 @@ class Face(Store):
         tenant = f", tenant={self._tenant!r}" if self._tenant else ""
         return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
 
-    def _scope(self, capability: Capability) -> Scope:
+    def scope(self, capability: Capability, *, blocking: bool) -> Scope:
+        """Return the ports for a capability in one mode; repositories and other stores are made from this."""
         core = self._core
         scope = Scope(
-            core.leaf(capability, self._is_blocking),
-            core.runtime(self._is_blocking),
+            core.leaf(capability, blocking),
+            core.runtime(blocking),
             max_bytes=core.settings.max_value_bytes,
             capabilities=core.backend(capability).capabilities,
             cache=core.cache,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
+
+    def _scope(self, capability: Capability) -> Scope:
+        return self.scope(capability, blocking=self._is_blocking)
 
     @functools.cached_property
     def _kv(self) -> KeyValue:
