@@ -107,6 +107,8 @@ class Face(Store):
             max_bytes=core.settings.max_value_bytes,
             capabilities=core.backend(capability).capabilities,
             cache=core.cache,
+            secret=core.settings.secret,
+            json_serializer=core.settings.json_serializer,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 

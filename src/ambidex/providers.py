@@ -1,7 +1,8 @@
-"""Repositories by the name of a backend, for applications that choose it in their environment; web frameworks build on this.
+"""Repositories by the name of a backend, for applications that choose it in their environment.
 
-``async with get_provider("sqlite") as provider: users = provider.get_repository(User)``. The invariant: one storage object a
-URL and set of options in this process, shared by both modes and kept open between uses.
+Web frameworks build on this: ``async with get_provider("sqlite") as provider: users = provider.get_repository(User)``.
+The invariant: one storage object a URL and set of options in this process, shared by both modes and kept open between
+uses.
 """
 
 from __future__ import annotations

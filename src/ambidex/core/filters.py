@@ -10,30 +10,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from ambidex.core.models import Field, Kind, RecordSpec
 from ambidex.core.ports import Order
 from ambidex.core.query import Condition, parse_filters
-from ambidex.errors import InvalidQuery
+from ambidex.core.spec import Field, Kind, RecordSpec
+from ambidex.core.values import scalar
+from ambidex.errors import InvalidQuery, UnsupportedValue
 
 __all__ = ["bind", "conditions_of", "order_of"]
 
-_ACCEPTED: Mapping[Kind, tuple[type, ...]] = {
-    Kind.TEXT: (str,),
-    Kind.INTEGER: (int,),
-    Kind.FLOAT: (float, int),
-    Kind.BOOLEAN: (bool,),
-    Kind.DECIMAL: (Decimal, int),
-    Kind.UUID: (UUID,),
-    Kind.DATETIME: (datetime,),
-    Kind.DATE: (date,),
-    Kind.TIME: (time,),
-    Kind.BYTES: (bytes,),
-}
 _TEXT_ONLY = {"contains", "startswith"}
 
 
@@ -61,54 +48,56 @@ def bind(spec: RecordSpec, condition: Condition) -> Condition:
         if not isinstance(value, bool):
             raise InvalidQuery(f"{name}__is_null takes True or False, not {value!r}")
         return condition
-    if op in _TEXT_ONLY and field.kind is not Kind.TEXT and not (op == "contains" and field.kind is Kind.JSON):
+    if field.kind is Kind.JSON:
+        return _json(name, op, value)
+    if op in _TEXT_ONLY and field.kind is not Kind.TEXT:
         raise InvalidQuery(f"{name}__{op} works on text, and {name} is {field.kind}")
     if op in ("in", "not_in"):
         return Condition(name, op, [_value(field, item) for item in value])
     if value is None and op in ("gt", "ge", "lt", "le"):
         raise InvalidQuery(f"{name}__{op} cannot compare with None; use {name}__is_null")
+    if value is None and op in _TEXT_ONLY:
+        raise InvalidQuery(f"{name}__{op} needs text, not None")
     return Condition(name, op, _value(field, value))
+
+
+def _json(name: str, op: str, value: Any) -> Condition:
+    """Allow on nested data only what means the same in every database."""
+    if op in ("eq", "ne") and value is None:
+        return Condition(name, "is_null", op == "eq")
+    if op != "contains":
+        raise InvalidQuery(
+            f"{name} is nested data, which takes {name}__contains (an element of a list) and {name}__is_null only; "
+            "keep what you filter by in a field of its own"
+        )
+    if isinstance(value, enum.Enum):
+        value = value.value
+    for kind, accepted in ((Kind.TEXT, str), (Kind.INTEGER, int)):
+        if isinstance(value, accepted) and not isinstance(value, bool):
+            return Condition(name, op, _scalar(kind, value, name))
+    raise InvalidQuery(f"{name}__contains looks for text or an int in a list, not for {type(value).__name__}")
 
 
 def _value(field: Field, value: Any) -> Any:
     if isinstance(value, enum.Enum):
         value = value.value
-    if value is None or field.kind is Kind.JSON:
-        return value
-    accepted = _ACCEPTED[field.kind]
-    wrong = not isinstance(value, accepted) or (isinstance(value, bool) and field.kind is not Kind.BOOLEAN)
-    if field.kind is Kind.DATE and isinstance(value, datetime):
-        wrong = True
-    if wrong:
-        if field.kind is Kind.UUID and isinstance(value, str):
-            try:
-                return UUID(value)
-            except ValueError:
-                raise InvalidQuery(f"{field.name}: {value!r} is not a UUID") from None
-        raise InvalidQuery(f"{field.name} is {field.kind}; {value!r} is {type(value).__name__}")
-    return _checked(field, value)
-
-
-def _checked(field: Field, value: Any) -> Any:
-    """Refuse values of the right type that some database cannot hold, and widen the narrower type."""
-    if field.kind is Kind.INTEGER and not -(2**63) <= value < 2**63:
-        raise InvalidQuery(f"{field.name}: {value} needs more than 64 bits")
-    if field.kind is Kind.FLOAT:
-        value = float(value)
-        if value - value != 0.0:
-            raise InvalidQuery(f"{field.name}: {value} is no number that SQL can compare")
-    if field.kind is Kind.DECIMAL and isinstance(value, int):
-        return Decimal(value)
-    if field.kind is Kind.DATETIME and value.utcoffset() is None:
-        raise InvalidQuery(f"{field.name}: the datetime {value.isoformat()} is naive; give it a time zone")
-    if field.kind is Kind.TEXT and ("\x00" in value or not value.isascii()):
+    if value is None:
+        return None
+    if field.kind is Kind.UUID and isinstance(value, str):
         try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidQuery(f"{field.name}: the text contains a lone surrogate") from None
-        if "\x00" in value:
-            raise InvalidQuery(f"{field.name}: the text contains a NUL character")
-    return value
+            return UUID(value)
+        except ValueError:
+            raise InvalidQuery(f"{field.name}: {value!r} is not a UUID") from None
+    if field.kind in (Kind.FLOAT, Kind.DECIMAL) and value == 0:
+        value = 0  # zero is compared, not kept, so its sign does not matter
+    return _scalar(field.kind, value, field.name)
+
+
+def _scalar(kind: Kind, value: Any, name: str) -> Any:
+    try:
+        return scalar(kind, value, name)
+    except UnsupportedValue as error:
+        raise InvalidQuery(f"a filter cannot take this value: {error}") from None
 
 
 def order_of(spec: RecordSpec, order_by: str | Sequence[str]) -> tuple[Order, ...]:

@@ -1,42 +1,36 @@
-"""Model classes as records: which fields a class has, of which kind, and how an object becomes a row and back.
-
-Repositories derive a :class:`RecordSpec` from a model once; backends derive tables and indexes from the spec and never
-look at the class. The invariant: the spec is complete, so whatever a backend needs to know about a field stands in it,
-and a model that some backend could not keep is refused when the spec is derived, before any I/O.
+"""Model classes as records: how an object becomes a row and back; repositories call this.
 
 Understood are pydantic v2 models, dataclasses, msgspec Structs, attrs classes and SQLModel. Constraints are
-annotations: ``Annotated[str, Indexed()]``.
+annotations: ``Annotated[str, Indexed()]``. The invariant: a row is an object's fields in the one form that every
+backend returns unchanged, and an object that could not be made from its row again is refused before any I/O.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
-import re
-import types
+import inspect
+import sys
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
-from uuid import UUID
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from ambidex.core.derive import annotations_of, derive, is_pydantic, origin_of
 from ambidex.core.ids import uuid7
-from ambidex.errors import ConfigurationError, Corrupted, UnsupportedValue
+from ambidex.core.spec import (
+    CreatedAt,
+    DeletedAt,
+    Field,
+    Id,
+    Indexed,
+    Kind,
+    RecordSpec,
+    Unique,
+    UpdatedAt,
+    Version,
+)
+from ambidex.core.values import nested, scalar
+from ambidex.errors import Corrupted, InvalidQuery, UnsupportedValue
 
 __all__ = [
     "CreatedAt",
@@ -55,160 +49,125 @@ __all__ = [
 
 T = TypeVar("T")
 
-
-class _Mark:
-    """A constraint that stands in an annotation; two of one kind are equal."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-class Id(_Mark):
-    """The field that identifies a record; without it, the field named ``id`` does. Text, int or UUID."""
-
-
-class Indexed(_Mark):
-    """The field can be filtered and ordered by quickly, on every backend."""
-
-
-class Unique(_Mark):
-    """No two records have the same value here (None excepted); implies :class:`Indexed`."""
-
-
-class Version(_Mark):
-    """An int that grows by one with each update; an update from an older one raises VersionConflict."""
-
-
-class CreatedAt(_Mark):
-    """An aware datetime, set when the record is created."""
-
-
-class UpdatedAt(_Mark):
-    """An aware datetime, set whenever the record is written."""
-
-
-class DeletedAt(_Mark):
-    """An optional aware datetime: deleting sets it, and reads skip the record (soft delete)."""
-
-
-class Kind(enum.StrEnum):
-    """What a column holds."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    FLOAT = "float"
-    BOOLEAN = "boolean"
-    DECIMAL = "decimal"
-    UUID = "uuid"
-    DATETIME = "datetime"
-    DATE = "date"
-    TIME = "time"
-    BYTES = "bytes"
-    JSON = "json"
-
-
-_KINDS: dict[type, Kind] = {
-    str: Kind.TEXT,
-    bool: Kind.BOOLEAN,
-    int: Kind.INTEGER,
-    float: Kind.FLOAT,
-    Decimal: Kind.DECIMAL,
-    UUID: Kind.UUID,
-    datetime: Kind.DATETIME,
-    date: Kind.DATE,
-    time: Kind.TIME,
-    bytes: Kind.BYTES,
-}
-_ID_KINDS = {Kind.TEXT, Kind.INTEGER, Kind.UUID}
-
-
-class Field(NamedTuple):
-    """One field of a record."""
-
-    name: str
-    kind: Kind
-    nullable: bool
-    indexed: bool = False
-    unique: bool = False
-    required: bool = True
-
-
-class RecordSpec(NamedTuple):
-    """A kind of record, as backends see it."""
-
-    name: str
-    """The table's or collection's name: ``[a-z_][a-z0-9_]*``."""
-    fields: tuple[Field, ...]
-    id: str
-    version: str | None = None
-    created_at: str | None = None
-    updated_at: str | None = None
-    deleted_at: str | None = None
-
-    def field(self, name: str) -> Field:
-        """Return a field by name."""
-        return next(field for field in self.fields if field.name == name)
-
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
-_JSON = msgspec.json.Encoder()
+Serializer = Callable[[Any], str | bytes]
 
 
 class Model(Generic[T]):
-    """A class with its spec, and the two conversions."""
+    """A class with its spec, and the conversions."""
 
     def __init__(self, cls: type[T]) -> None:
         self.cls = cls
-        self.spec = _derive(cls)
-        self._id = self.spec.id
-        self._enums = _pydantic_like(cls)
-        self._json = tuple(field.name for field in self.spec.fields if field.kind is Kind.JSON)
+        self.name = getattr(cls, "__name__", str(cls))
+        self.spec = derive(cls)
+        self._origin = origin_of(cls)
+        self._fields = {field.name: field for field in self.spec.fields}
+        self._optional = tuple(f.name for f in self.spec.fields if not f.required and not f.nullable)
+        self._validate = _validator(cls) if is_pydantic(cls) else self._convert
+        self._made = frozenset(  # filled in when a record is stored, so an object may still lack them
+            name for name in (self.spec.id, self.spec.version, self.spec.created_at, self.spec.updated_at) if name
+        )
 
-    def to_row(self, obj: T) -> dict[str, Any]:
-        """Return the object's fields: scalars as they are, everything nested as JSON-shaped data.
+    def to_row(self, obj: T, serializer: Serializer | None = None) -> dict[str, Any]:
+        """Return the object's fields in stored form: scalars of their field's type, everything nested JSON-shaped.
+
+        Args:
+            obj: an object of the class.
+            serializer: writes nested data as JSON text, if the application has its own way; None means the usual one.
 
         Raises:
-            UnsupportedValue: the object is not of the class, or a value in it has no stored form.
+            UnsupportedValue: the object is not of the class, or a value in it has no form that all backends keep.
         """
-        if not isinstance(obj, self.cls):
-            raise UnsupportedValue(f"a {self.cls.__name__} is needed, not {type(obj).__name__}")
-        if self._enums:
-            row: dict[str, Any] = cast("Any", obj).model_dump(mode="python")
-        else:
-            row = {field.name: getattr(obj, field.name) for field in self.spec.fields}
-        for name, value in row.items():
-            if isinstance(value, enum.Enum):
-                row[name] = value.value
-        for name in self._json:
-            row[name] = _plain_json(row[name], f"{self.cls.__name__}.{name}")
-        return row
+        if not isinstance(obj, self._origin):
+            raise UnsupportedValue(f"a {self.name} is needed, not {type(obj).__name__}")
+        return {name: self._value(field, getattr(obj, name), serializer) for name, field in self._fields.items()}
+
+    def _value(self, field: Field, value: Any, serializer: Serializer | None = None) -> Any:
+        if value is None:
+            if not field.nullable and field.name not in self._made:
+                raise UnsupportedValue(f"{self.name}.{field.name} is None; declare it optional, or give it a value")
+            return None
+        where = f"{self.name}.{field.name}"
+        if field.kind is Kind.JSON:
+            return nested(value, where, serializer)
+        return scalar(field.kind, value, where)
 
     def from_row(self, row: Mapping[str, Any]) -> T:
         """Return the validated object for a row.
 
+        None in a field that is not optional and has a default stands for the default: the field was added to the model
+        after the record had been stored.
+
         Raises:
             Corrupted: the row does not fit the class.
         """
+        for name in self._optional:
+            if row.get(name) is None:
+                row = {key: value for key, value in row.items() if value is not None or key not in self._optional}
+                break
         try:
-            if self._enums:
-                return cast("T", cast("Any", self.cls).model_validate(row, by_name=True))
-            return msgspec.convert(row, type=self.cls, dec_hook=_validate_nested)
+            return self._validate(row)
         except (msgspec.ValidationError, ValueError, TypeError) as error:
-            raise Corrupted(f"a stored record does not fit {self.cls.__name__}: {error}") from None
+            raise Corrupted(f"a stored record does not fit {self.name}: {_short(error)}") from None
+
+    def checked(self, row: Mapping[str, Any]) -> T:
+        """Return the object for a row that is about to be stored.
+
+        Raises:
+            UnsupportedValue: the values do not fit the class's own annotations, so they could not be read back.
+        """
+        try:
+            return self.from_row(row)
+        except Corrupted as error:
+            raise UnsupportedValue(f"the object does not fit its class: {str(error).partition(': ')[2]}") from None
+
+    def changes(self, values: Mapping[str, Any], serializer: Serializer | None = None) -> dict[str, Any]:
+        """Return new values of some fields in stored form, each checked against its field's own annotation.
+
+        Raises:
+            InvalidQuery: a field is unknown.
+            UnsupportedValue: a value does not fit its field.
+        """
+        row: dict[str, Any] = {}
+        for name, value in values.items():
+            field = self._fields.get(name)
+            if field is None:
+                raise InvalidQuery(f"{self.name} has no field {name!r}; it has: {', '.join(self._fields)}")
+            row[name] = stored = self._value(field, value, serializer)
+            try:
+                self._check_field(name, stored)
+            except (msgspec.ValidationError, ValueError, TypeError) as error:
+                raise UnsupportedValue(f"{self.name}.{name}: {_short(error)}") from None
+        return row
+
+    def _check_field(self, name: str, value: Any) -> None:
+        if self._validate == self._convert:
+            msgspec.convert(value, type=self._annotations[name], dec_hook=_validate_nested, str_keys=True)
+            return
+        cls = cast("Any", self.cls)
+        if cls.model_config.get("frozen") or cls.model_fields[name].frozen:
+            from pydantic import TypeAdapter
+
+            TypeAdapter(cls.model_fields[name].rebuild_annotation()).validate_python(value, strict=False)
+            return
+        try:
+            cls.__pydantic_validator__.validate_assignment(cls.model_construct(), name, value, strict=False)
+        except AttributeError:  # a validator of the whole model, which sees only this field here
+            return
+
+    @functools.cached_property
+    def _annotations(self) -> dict[str, Any]:
+        return annotations_of(self.cls)
+
+    def _convert(self, row: Mapping[str, Any]) -> T:
+        return msgspec.convert(row, type=self.cls, dec_hook=_validate_nested, str_keys=True)
 
     def with_id(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with a new id where it has none: UUIDv7 for UUID and text ids."""
-        if row[self._id] in (None, ""):
-            kind = self.spec.field(self._id).kind
+        if row[self.spec.id] in (None, ""):
+            kind = self._fields[self.spec.id].kind
             if kind is Kind.INTEGER:
-                raise UnsupportedValue(f"{self.cls.__name__}.{self._id} is an int and has no value; give it one")
-            row[self._id] = uuid7() if kind is Kind.UUID else str(uuid7())
+                raise UnsupportedValue(f"{self.name}.{self.spec.id} is an int and has no value; give it one")
+            row[self.spec.id] = uuid7() if kind is Kind.UUID else str(uuid7())
         return row
 
 
@@ -222,192 +181,27 @@ def model_of(cls: type[T]) -> Model[T]:
     return Model(cls)
 
 
-def _pydantic_like(cls: type) -> bool:
-    return hasattr(cls, "__pydantic_core_schema__") and hasattr(cls, "model_validate")
-
-
-def _plain_json(value: Any, where: str) -> Any:
-    """Return nested data in the one form that JSON columns hold on every backend."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_encode_nested))
-    except (TypeError, ValueError, OverflowError, UnicodeEncodeError) as error:
-        raise UnsupportedValue(f"{where}: {error}") from None
-
-
-def _encode_nested(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json")
-    raise TypeError(f"values of type {type(value).__name__} cannot be stored as JSON")
+def _validator(cls: Any) -> Callable[[Any], Any]:
+    """Return what makes an object from a row; not strict, because enumerations are stored as their values."""
+    if "by_name" in inspect.signature(cls.model_validate).parameters:
+        return functools.partial(cls.model_validate, strict=False, by_name=True)
+    return functools.partial(cls.model_validate, strict=False)  # SQLModel, which has no aliases
 
 
 def _validate_nested(kind: type[Any], value: Any) -> Any:
+    """Make a pydantic model that stands inside a dataclass, Struct or attrs class."""
+    if isinstance(value, kind):
+        return value
     validate = getattr(kind, "model_validate", None)
     if validate is None:
-        raise TypeError(f"{kind.__name__} cannot be read back from JSON")
-    return validate(value, by_name=True)
+        raise TypeError(f"{kind!r} cannot be read back from JSON")
+    return validate(value, strict=False, by_name=True)
 
 
-# Deriving a spec.
-
-
-class _Raw(NamedTuple):
-    """What a library's class says of one field."""
-
-    name: str
-    annotation: Any
-    marks: tuple[Any, ...]
-    required: bool
-
-
-def _derive(cls: type) -> RecordSpec:
-    raws = _raw_fields(cls)
-    fields: list[Field] = []
-    marked: dict[type, str] = {}
-    for raw in raws:
-        field, marks = _field(cls, raw)
-        fields.append(field)
-        for mark in marks:
-            if type(mark) in _SINGLE:
-                if type(mark) in marked:
-                    raise ConfigurationError(
-                        f"{cls.__name__} has two {mark!r} fields, {marked[type(mark)]} and {field.name}"
-                    )
-                marked[type(mark)] = field.name
-    names = {field.name for field in fields}
-    id_ = marked.get(Id) or ("id" if "id" in names else None)
-    if id_ is None:
-        raise ConfigurationError(
-            f"{cls.__name__} has no id: name a field 'id', or annotate one, e.g. key: Annotated[str, Id()]"
-        )
-    spec = RecordSpec(
-        _table_name(cls),
-        tuple(fields),
-        id_,
-        *(marked.get(mark) for mark in (Version, CreatedAt, UpdatedAt, DeletedAt)),
-    )
-    _check(cls, spec)
-    return spec
-
-
-_SINGLE = {Id, Version, CreatedAt, UpdatedAt, DeletedAt}
-
-
-def _check(cls: type, spec: RecordSpec) -> None:
-    """Refuse marks on fields that cannot bear them."""
-    wanted = {
-        spec.id: (_ID_KINDS, "text, int or UUID"),
-        spec.version: ({Kind.INTEGER}, "an int"),
-        spec.created_at: ({Kind.DATETIME}, "a datetime"),
-        spec.updated_at: ({Kind.DATETIME}, "a datetime"),
-        spec.deleted_at: ({Kind.DATETIME}, "an optional datetime"),
-    }
-    for name, (kinds, words) in wanted.items():
-        if name is not None and spec.field(name).kind not in kinds:
-            raise ConfigurationError(f"{cls.__name__}.{name} must be {words}, not {spec.field(name).kind}")
-    for field in spec.fields:
-        if field.kind is Kind.JSON and (field.indexed or field.unique):
-            raise ConfigurationError(
-                f"{cls.__name__}.{field.name} is nested data, which cannot be indexed; index a scalar field"
-            )
-
-
-def _raw_fields(cls: type) -> list[_Raw]:
-    if _pydantic_like(cls):
-        return [_from_pydantic(name, info) for name, info in cast("Any", cls).model_fields.items()]
-    hints = _hints(cls)
-    if issubclass(cls, msgspec.Struct):
-        return [_Raw(f.name, hints[f.name], (), f.required) for f in msgspec.structs.fields(cls)]
-    if hasattr(cls, "__attrs_attrs__"):
-        missing = type(None)
-        return [_Raw(a.name, hints.get(a.name, missing), (), repr(a.default) == "NOTHING") for a in cls.__attrs_attrs__]
-    if dataclasses.is_dataclass(cls):
-        gone = dataclasses.MISSING
-        return [
-            _Raw(f.name, hints[f.name], (), f.default is gone and f.default_factory is gone)
-            for f in dataclasses.fields(cls)
-        ]
-    raise ConfigurationError(
-        f"{getattr(cls, '__name__', cls)!s} is no model; "
-        "use a pydantic model, dataclass, msgspec Struct, attrs class or SQLModel"
-    )
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        raise ConfigurationError(f"an annotation of {cls.__name__} cannot be resolved: {error}") from None
-
-
-def _from_pydantic(name: str, info: Any) -> _Raw:
-    marks = list(info.metadata)
-    for attribute, mark in (("primary_key", Id()), ("index", Indexed()), ("unique", Unique())):  # SQLModel's own words
-        if getattr(info, attribute, None) is True:
-            marks.append(mark)
-    return _Raw(name, info.annotation, tuple(marks), info.is_required())
-
-
-def _field(cls: type, raw: _Raw) -> tuple[Field, list[Any]]:
-    if not _NAME.match(raw.name) or "__" in raw.name:
-        raise ConfigurationError(
-            f"{cls.__name__}.{raw.name}: a field name is up to 63 letters, digits and single underscores"
-        )
-    annotation, marks, nullable = _unwrap(raw.annotation)
-    marks = [*raw.marks, *marks]
-    kind = _kind(annotation)
-    if kind is None:
-        raise ConfigurationError(f"{cls.__name__}.{raw.name}: the type {annotation!r} cannot be stored")
-    unique = Unique() in marks
-    return Field(raw.name, kind, nullable, unique or Indexed() in marks, unique, raw.required), marks
-
-
-def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
-    """Take Annotated and Optional off an annotation."""
-    marks: list[Any] = []
-    nullable = False
-    while True:
-        origin = get_origin(annotation)
-        if origin is Annotated:
-            annotation, *more = get_args(annotation)
-            marks += more
-        elif origin in (Union, types.UnionType):
-            rest = [arg for arg in get_args(annotation) if arg is not type(None)]
-            nullable = nullable or len(rest) < len(get_args(annotation))
-            if len(rest) != 1:
-                return annotation, marks, nullable
-            annotation = rest[0]
-        else:
-            return annotation, marks, nullable
-
-
-def _kind(annotation: Any) -> Kind | None:
-    if get_origin(annotation) is Literal:
-        kinds = {_KINDS.get(type(value)) for value in get_args(annotation)}
-        return kinds.pop() if len(kinds) == 1 else Kind.JSON
-    if isinstance(annotation, type):
-        if issubclass(annotation, enum.Enum):
-            kinds = {_KINDS.get(type(member.value)) for member in annotation}
-            return kinds.pop() if len(kinds) == 1 else Kind.JSON
-        if annotation in _KINDS:
-            return _KINDS[annotation]
-        if issubclass(annotation, timedelta | complex | types.FunctionType):
-            return None
-        for base, kind in _KINDS.items():
-            if issubclass(annotation, base):
-                return kind
-    return None if annotation in (Callable, object) else Kind.JSON
-
-
-def _table_name(cls: type) -> str:
-    named = getattr(cls, "__tablename__", None)
-    name = (
-        named
-        if isinstance(named, str)
-        else re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
-    )
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,50}", name):
-        raise ConfigurationError(
-            f"{cls.__name__}: {name!r} is no table name; set __tablename__ to lower-case letters, digits and _"
-        )
-    return name
+def _short(error: Exception) -> str:
+    """Say what is wrong without the values of the record, which may be secret."""
+    core = sys.modules.get("pydantic_core")
+    if core is not None and isinstance(error, core.ValidationError):
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
+    return str(error)

@@ -16,8 +16,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ambidex.core.codec import Stored
-from ambidex.core.models import RecordSpec
 from ambidex.core.query import Condition
+from ambidex.core.spec import RecordSpec
 
 __all__ = [
     "Backend",
@@ -292,16 +292,22 @@ class RecordsPort(Protocol):
         """
         ...
 
-    async def update(self, space: Space, id_: Any, changes: Row, version: int | None) -> Row | None:
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
         """Set fields of one record; its version field, if the kind has one, grows by one.
 
         Returns:
-            The whole record as it is now, or None where there is none.
+            The whole record as it is now, or None where there is none that meets ``where``.
 
         Raises:
             VersionConflict: ``version`` is given and is not the record's.
             AlreadyExists: a unique value is taken.
         """
+        ...
+
+    async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
+        """Set fields of every record that meets every condition, in one atomic step; return how many did."""
         ...
 
     async def delete(self, space: Space, ids: Sequence[Any]) -> int:
@@ -314,6 +320,9 @@ class RecordsPort(Protocol):
 
     async def find(self, space: Space, query: RecordQuery) -> list[Row]:
         """Return the records that a query asks for.
+
+        Conditions and orders were checked against the spec; lists and text are compared by code point, None is a value
+        like any other in ``eq``, ``ne``, ``in`` and ``not_in``, and meets no other comparison.
 
         Raises:
             InvalidQuery: no index answers it, and ``scan`` is not allowed; the message names the annotation to add.

@@ -29,7 +29,9 @@ def get_sync_repository_provider() -> Iterator[SyncProvider]:
 
 
 def lifespan(backend: str | None = None, **options: Any) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """Return a lifespan for ``FastAPI(lifespan=...)`` that opens the storage before the first request and closes it after the last.
+    """Return a lifespan for ``FastAPI(lifespan=...)``: it opens the storage before the first request.
+
+    And closes it after the last.
 
     Args:
         backend: see :func:`ambidex.providers.url_of`.

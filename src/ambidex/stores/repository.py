@@ -12,16 +12,17 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, get_args
 
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.filters import bind, conditions_of, order_of
 from ambidex.core.models import Model, model_of
 from ambidex.core.ports import Capability, Order, RecordQuery, Row, Space
 from ambidex.core.query import Condition
-from ambidex.errors import ConfigurationError, InvalidQuery, NotFound
+from ambidex.errors import ConfigurationError, InvalidQuery, NotFound, UnsupportedValue
 from ambidex.stores.cursors import read_cursor, write_cursor
 from ambidex.stores.scope import Scope
+from ambidex.stores.secrets import signing_key
 
 __all__ = [
     "BaseRepository",
@@ -37,7 +38,6 @@ T = TypeVar("T")
 
 _MOST = 10_000
 _BATCH = 500
-_SECRET = b"ambidex-cursor-signing-key"
 
 
 class ScopeSource(Protocol):
@@ -94,7 +94,7 @@ class Repository(Store, Generic[T]):
         self._hidden = True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._model.cls.__name__})"
+        return f"{type(self).__name__}({self._model.name})"
 
     # One object.
 
@@ -112,8 +112,9 @@ class Repository(Store, Generic[T]):
             AlreadyExists: its id or a unique value is taken.
         """
         row = self._new(model)
+        stored = self._model.checked(row)
         await self._port.insert(self._space, [row])
-        return self._model.from_row(row)
+        return stored
 
     @operation
     async def update(self, model: T) -> T:
@@ -124,9 +125,12 @@ class Repository(Store, Generic[T]):
             VersionConflict: the model has a version field, and another writer was faster.
             AlreadyExists: a unique value is taken.
         """
-        row = self._model.to_row(model)
-        version = row[self._spec.version] if self._spec.version else None
-        return await self._change(row.pop(self._spec.id), row, version)
+        spec, row = self._spec, self._row(model)
+        if row[spec.id] is None:
+            raise UnsupportedValue(f"{self._model.name}.{spec.id} is None, so it is not known which record to update")
+        self._model.checked(self._filled(dict(row)))
+        version = None if spec.version is None else row[spec.version] or 0
+        return await self._change(row.pop(spec.id), row, version)
 
     @operation
     async def patch(self, id: Any, /, **changes: Any) -> T:  # noqa: A002  # the field's own name
@@ -134,17 +138,21 @@ class Repository(Store, Generic[T]):
 
         Raises:
             NotFound: there is none with this id.
-            InvalidQuery: a field is unknown, or its value is of the wrong type.
+            InvalidQuery: a field is unknown, or is one that the storage keeps (the id, the version, the times).
+            UnsupportedValue: a value does not fit its field.
         """
-        row = {c.field: c.value for c in (self._bound(Condition(name, "eq", value)) for name, value in changes.items())}
-        if self._spec.id in row:
-            raise InvalidQuery(f"patch cannot change {self._spec.id!r}; create a new record")
+        spec, row = self._spec, self._model.changes(changes, self._scope.json_serializer)
+        for name in (spec.id, spec.version, spec.created_at, spec.updated_at):
+            if name in row:
+                raise InvalidQuery(f"patch cannot change {name!r}, which the storage keeps")
         return await self._change(self._id(id), row, None)
 
     @operation
     async def upsert(self, model: T) -> T:
         """Store an object, new or not, and return it as stored."""
-        (row,) = await self._port.upsert(self._space, [self._new(model)])
+        new = self._new(model)
+        self._model.checked(new)
+        (row,) = await self._port.upsert(self._space, [new])
         return self._model.from_row(row)
 
     @operation
@@ -169,14 +177,17 @@ class Repository(Store, Generic[T]):
     async def create_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store new objects, all or none, and return them as stored, in order."""
         rows = [self._new(model) for model in models]
+        stored = [self._model.checked(row) for row in rows]
         if rows:
             await self._port.insert(self._space, rows)
-        return [self._model.from_row(row) for row in rows]
+        return stored
 
     @operation
     async def upsert_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store objects, new or not, all or none, and return them as stored, in order."""
         rows = [self._new(model) for model in models]
+        for row in rows:
+            self._model.checked(row)
         stored = await self._port.upsert(self._space, rows) if rows else []
         return [self._model.from_row(row) for row in stored]
 
@@ -198,8 +209,7 @@ class Repository(Store, Generic[T]):
         where = self._where(filters)
         if self._spec.deleted_at is None or not self._hidden:
             return await self._port.delete_where(self._space, where, scan)
-        ids = [row[self._spec.id] for row in await self._port.find(self._space, RecordQuery(where, scan=scan))]
-        return await self._delete(ids) if ids else 0
+        return await self._port.update_where(self._space, where, self._deleting(), scan)
 
     # Asking.
 
@@ -264,7 +274,8 @@ class Repository(Store, Generic[T]):
         size = _limit(size) or 1
         where, order = self._where(filters), self._order(order_by)
         query = repr((self._spec.name, self._space.tenant, [tuple(c) for c in where], [tuple(o) for o in order]))
-        back, after = (False, None) if cursor is None else read_cursor(_SECRET, query, cursor)
+        secret = await signing_key(self._scope)
+        back, after = (False, None) if cursor is None else read_cursor(secret, query, cursor)
         turned = tuple(Order(o.field, not o.descending) for o in order) if back else order
         rows = await self._port.find(self._space, RecordQuery(where, turned, size + 1, after, scan))
         more, rows = len(rows) > size, rows[:size]
@@ -274,8 +285,8 @@ class Repository(Store, Generic[T]):
         has_next, has_previous = (bool(rows), more) if back else (more, cursor is not None and bool(rows))
         return Page(
             self._objects(rows),
-            write_cursor(_SECRET, query, backwards=False, key=edges[-1]) if has_next else None,
-            write_cursor(_SECRET, query, backwards=True, key=edges[0]) if has_previous else None,
+            write_cursor(secret, query, backwards=False, key=edges[-1]) if has_next else None,
+            write_cursor(secret, query, backwards=True, key=edges[0]) if has_previous else None,
         )
 
     @stream
@@ -298,7 +309,7 @@ class Repository(Store, Generic[T]):
         query = RecordQuery(self._where(filters), self._order(order_by), _limit(limit), None, scan=True)
         return await self._port.explain(self._space, query)
 
-    def with_deleted(self) -> Repository[T]:
+    def with_deleted(self) -> Self:
         """Return the same repository, seeing what was marked deleted; its ``delete`` removes for good."""
         other = self._derive(self._scope, self._model.cls)
         other._hidden = False
@@ -307,8 +318,7 @@ class Repository(Store, Generic[T]):
     # Inside.
 
     def _new(self, model: T) -> Row:
-        spec, row = self._spec, self._model.to_row(model)
-        self._model.with_id(row)
+        spec, row = self._spec, self._model.with_id(self._row(model))
         now = datetime.now(UTC)
         for name in (spec.created_at, spec.updated_at):
             if name is not None:
@@ -317,25 +327,42 @@ class Repository(Store, Generic[T]):
             row[spec.version] = 1
         return row
 
+    def _row(self, model: T) -> Row:
+        return self._model.to_row(model, self._scope.json_serializer)
+
+    def _filled(self, row: Row) -> Row:
+        """Return a row with something in the fields that the storage fills in."""
+        spec, now = self._spec, datetime.now(UTC)
+        for name, value in ((spec.created_at, now), (spec.updated_at, now), (spec.version, 1)):
+            if name is not None and row[name] is None:
+                row[name] = value
+        return row
+
+    def _deleting(self) -> Row:
+        now = datetime.now(UTC)
+        return {name: now for name in (self._spec.deleted_at, self._spec.updated_at) if name is not None}
+
     async def _change(self, id_: Any, changes: Row, version: int | None) -> T:
         spec = self._spec
         for name in (spec.version, spec.created_at):
             changes.pop(name or "", None)
         if spec.updated_at is not None:
             changes[spec.updated_at] = datetime.now(UTC)
-        row = await self._port.update(self._space, id_, changes, version)
-        if row is None or self._is_deleted(row):
-            raise NotFound(f"there is no {self._model.cls.__name__} with {spec.id} {id_!r}")
+        row = await self._port.update(self._space, id_, changes, version, self._living())
+        if row is None:
+            raise NotFound(f"there is no {self._model.name} with {spec.id} {id_!r}")
         return self._model.from_row(row)
 
     async def _delete(self, ids: Sequence[Any]) -> int:
         if self._spec.deleted_at is None or not self._hidden:
             return await self._port.delete(self._space, ids)
-        rows = await self._port.get(self._space, ids)
-        living = [id_ for id_, row in zip(ids, rows, strict=True) if row is not None and not self._is_deleted(row)]
-        for id_ in living:
-            await self._port.update(self._space, id_, {self._spec.deleted_at: datetime.now(UTC)}, None)
-        return len(living)
+        where = [Condition(self._spec.id, "in", list(ids)), *self._living()]
+        return await self._port.update_where(self._space, where, self._deleting(), scan=False)
+
+    def _living(self) -> builtins.list[Condition]:
+        """Return the condition that hides what is marked deleted."""
+        name = self._spec.deleted_at
+        return [Condition(name, "is_null", True)] if self._hidden and name is not None else []
 
     def _is_deleted(self, row: Row) -> bool:
         return self._hidden and self._spec.deleted_at is not None and row[self._spec.deleted_at] is not None
@@ -350,10 +377,7 @@ class Repository(Store, Generic[T]):
         return bind(self._spec, condition)
 
     def _where(self, filters: Mapping[str, Any]) -> builtins.list[Condition]:
-        where = conditions_of(self._spec, filters)
-        if self._hidden and self._spec.deleted_at is not None:
-            where.append(Condition(self._spec.deleted_at, "is_null", True))
-        return where
+        return [*conditions_of(self._spec, filters), *self._living()]
 
     def _order(self, order_by: str | Sequence[str]) -> tuple[Order, ...]:
         return order_of(self._spec, order_by)
@@ -369,6 +393,10 @@ class DetectingRepository(Detecting, Repository[T]):
     def __init__(self, aio: Repository[T], sync: BlockingRepository[T]) -> None:
         super().__init__(aio._scope, aio._model.cls)
         self._aio, self._sync = aio, sync
+
+    def with_deleted(self) -> Self:
+        """See :meth:`Repository.with_deleted`."""
+        return type(self)(self._aio.with_deleted(), self._sync.with_deleted())
 
 
 BaseRepository = Repository

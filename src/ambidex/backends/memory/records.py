@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ambidex.backends.memory.data import Data, Tables
-from ambidex.core.models import RecordSpec
 from ambidex.core.ports import Order, RecordQuery, Row, Space
 from ambidex.core.query import Condition, matches
+from ambidex.core.spec import RecordSpec
 from ambidex.errors import AlreadyExists, VersionConflict
 
 __all__ = ["MemoryRecords"]
@@ -56,23 +56,34 @@ class MemoryRecords:
             _table(tables, space).update(changed)
             return [copy.deepcopy(changed[row[spec.id]]) for row in rows]
 
-    async def update(self, space: Space, id_: Any, changes: Row, version: int | None) -> Row | None:
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
         spec = space.spec
         with self._data.tables(write=True) as tables:
             table = _table(tables, space)
             old = table.get(id_)
-            if old is None:
+            if old is None or not matches(where, old):
                 return None
             if spec.version is not None and version is not None and old[spec.version] != version:
                 raise VersionConflict(
                     f"{spec.name} {id_!r} has version {old[spec.version]}, not {version}; read it again"
                 )
-            new = {**old, **copy.deepcopy(changes)}
-            if spec.version is not None:
-                new[spec.version] = old[spec.version] + 1
+            new = _changed(spec, old, changes)
             _check_unique(spec, new, (other for other_id, other in table.items() if other_id != id_))
             table[id_] = new
             return copy.deepcopy(new)
+
+    async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
+        spec = space.spec
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            changed = {id_: _changed(spec, old, changes) for id_, old in table.items() if matches(where, old)}
+            after = {**table, **changed}
+            for id_, new in changed.items():
+                _check_unique(spec, new, (other for other_id, other in after.items() if other_id != id_))
+            table.update(changed)
+            return len(changed)
 
     async def delete(self, space: Space, ids: Sequence[Any]) -> int:
         with self._data.tables(write=True) as tables:
@@ -116,6 +127,13 @@ def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:
         for name in names:
             if other[name] == row[name]:
                 raise AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
+
+
+def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
+    new = {**old, **copy.deepcopy(changes)}
+    if spec.version is not None:
+        new[spec.version] = old[spec.version] + 1
+    return new
 
 
 def _carry_over(spec: RecordSpec, old: Row, new: Row) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ambidex.core.models import Field, Kind, RecordSpec
 from ambidex.core.ports import Order, RecordQuery, Row
 from ambidex.core.query import Condition
+from ambidex.core.spec import Field, Kind, RecordSpec
 
 __all__ = ["TENANT", "Columns", "RecordDialect", "Sql"]
 
@@ -35,6 +35,11 @@ class Columns:
     to_db: Converter | None = None
     from_db: Converter | None = None
 
+    @property
+    def declared(self) -> str:
+        """The type without its collation, as the database reports it."""
+        return self.type.partition(" COLLATE")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class RecordDialect:
@@ -48,6 +53,7 @@ class RecordDialect:
         nulls_last: the same behind a descending order, so that NULL comes last.
         same: the operator that compares equal also for NULL.
         not_same: its opposite.
+        element: turns what ``contains_json`` looks for, text or an int, into what the driver binds.
         true: a condition that always holds.
         false: a condition that never holds.
     """
@@ -59,6 +65,7 @@ class RecordDialect:
     nulls_last: str
     same: str
     not_same: str
+    element: Converter
     true: str = "1 = 1"
     false: str = "1 = 0"
 
@@ -117,26 +124,27 @@ class Sql:
         """Return the statements that make the table and its indexes where they do not exist."""
         columns = [f"{TENANT} TEXT NOT NULL", *(self.column(field) for field in self.spec.fields)]
         key = f"PRIMARY KEY ({TENANT}, {_quote(self.spec.id)})"
-        return [f"CREATE TABLE IF NOT EXISTS {self.table} ({', '.join(columns)}, {key})", *self.indexes()]
+        return [f"CREATE TABLE IF NOT EXISTS {self.table} ({', '.join(columns)}, {key})", *self.indexes().values()]
 
     def column(self, field: Field, *, added: bool = False) -> str:
         """Return a column's definition; one added to a table with records cannot demand a value."""
         null = "" if field.nullable or added else " NOT NULL"
         return f"{_quote(field.name)} {self.dialect.columns[field.kind].type}{null}"
 
-    def indexes(self) -> list[str]:
-        """Return the statements that make the indexes where they do not exist."""
+    def indexes(self) -> dict[str, str]:
+        """Return the statements that make the indexes, by the indexes' names."""
         id_ = self.spec.id
-        return [
-            f"CREATE {'UNIQUE ' if field.unique else ''}INDEX IF NOT EXISTS {_quote(self.index(field))}"
+        return {
+            self.index(field): f"CREATE {'UNIQUE ' if field.unique else ''}INDEX IF NOT EXISTS"
+            f" {_quote(self.index(field))}"
             f" ON {self.table} ({TENANT}, {_quote(field.name)}{'' if field.unique else ', ' + _quote(id_)})"
             for field in self.spec.fields
             if (field.indexed or field.unique) and field.name != id_
-        ]
+        }
 
     def index(self, field: Field) -> str:
         """Return the name of a field's index."""
-        return f"ix_{self.spec.name}_{field.name}"
+        return f"{'ux' if field.unique else 'ix'}_{self.spec.name}_{field.name}"
 
     # Queries.
 
@@ -179,7 +187,7 @@ class Sql:
         if op == "contains":
             json = self.fields[name].kind is Kind.JSON
             template = dialect.contains_json if json else dialect.contains_text
-            return template.format(column=column), [self.bind(name, value) if json else value]
+            return template.format(column=column), [dialect.element(value) if json else value]
         if op == "startswith":
             return f"({column} >= ? AND substr({column}, 1, ?) = ?)", [value, len(value), value]
         return f"{column} {_COMPARE[op]} ?", [self.bind(name, value)]
@@ -235,20 +243,24 @@ class Sql:
             equal_bound = [*equal_bound, *([] if edge is None else [value])]
         return " OR ".join(texts), bound
 
-    def update(self, names: Sequence[str], *, checked: bool) -> str:
+    def update(self, names: Sequence[str], *, checked: bool, where: str = "") -> str:
         """Return the statement that sets fields of one record.
 
-        If its version is still the bound one where ``checked``.
+        If its version is still the bound one where ``checked``, and if it meets ``where``.
         """
+        spec = self.spec
+        guard = f" AND {_quote(spec.version)} = ?" if checked and spec.version is not None else ""
+        return f"{self.change(names)} AND {_quote(spec.id)} = ?{guard}{where} RETURNING {self.names}"
+
+    def change(self, names: Sequence[str]) -> str:
+        """Return the statement that sets fields of every record of a tenant; conditions may continue it."""
         spec = self.spec
         sets = [f"{_quote(name)} = ?" for name in names]
         if spec.version is not None:
             sets.append(f"{_quote(spec.version)} = {_quote(spec.version)} + 1")
         if not sets:
             sets = [f"{_quote(spec.id)} = {_quote(spec.id)}"]
-        guard = f" AND {_quote(spec.version)} = ?" if checked and spec.version is not None else ""
-        where = f"{TENANT} = ? AND {_quote(spec.id)} = ?{guard}"
-        return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {where} RETURNING {self.names}"
+        return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {TENANT} = ?"
 
     def _replacing(self) -> str:
         spec = self.spec

@@ -1,7 +1,9 @@
 """How SQLite keeps the kinds of a record's fields; the driver hands this to the shared records port.
 
 The invariant: the order of stored values is the order of the Python values, so indexes answer comparisons: times are
-text of one width in UTC, and Decimals are text under a collation that compares numbers.
+text of one width in UTC, and Decimals are text under a collation that compares numbers. The types' names end in TEXT,
+so that SQLite never turns text which looks like a number into one, and tell the kinds apart, so that a field whose
+kind has changed is noticed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import apsw
 import msgspec
 
 from ambidex.backends.relational.record_sql import Columns, RecordDialect
-from ambidex.core.models import Kind
+from ambidex.core.spec import Kind
 
 __all__ = ["RECORDS", "add_collation"]
 
@@ -42,18 +44,22 @@ RECORDS = RecordDialect(
         Kind.INTEGER: Columns("INTEGER"),
         Kind.FLOAT: Columns("REAL", from_db=float),
         Kind.BOOLEAN: Columns("BOOLEAN", from_db=bool),
-        Kind.DECIMAL: Columns(f"TEXT COLLATE {_COLLATION}", str, Decimal),
-        Kind.UUID: Columns("TEXT", str, UUID),
-        Kind.DATETIME: Columns("TEXT", _datetime, datetime.fromisoformat),
-        Kind.DATE: Columns("TEXT", date.isoformat, date.fromisoformat),
-        Kind.TIME: Columns("TEXT", lambda value: value.isoformat(timespec="microseconds"), time.fromisoformat),
+        Kind.DECIMAL: Columns(f"DECIMAL_TEXT COLLATE {_COLLATION}", str, Decimal),
+        Kind.UUID: Columns("UUID_TEXT", str, UUID),
+        Kind.DATETIME: Columns("DATETIME_TEXT", _datetime, datetime.fromisoformat),
+        Kind.DATE: Columns("DATE_TEXT", date.isoformat, date.fromisoformat),
+        Kind.TIME: Columns("TIME_TEXT", lambda value: value.isoformat(timespec="microseconds"), time.fromisoformat),
         Kind.BYTES: Columns("BLOB"),
-        Kind.JSON: Columns("JSON", lambda value: _json(value).decode(), msgspec.json.decode),
+        Kind.JSON: Columns("JSON_TEXT", lambda value: _json(value).decode(), msgspec.json.decode),
     },
     contains_text="instr({column}, ?) > 0",
-    contains_json="EXISTS (SELECT 1 FROM json_each({column}) WHERE json_quote(value) = json(?))",
+    contains_json=(
+        "(json_type({column}) = 'array' AND EXISTS "
+        "(SELECT 1 FROM json_each({column}) WHERE type IN ('text', 'integer') AND value = ?))"
+    ),
     nulls_first="",
     nulls_last="",
     same="IS",
     not_same="IS NOT",
+    element=lambda value: value,
 )

@@ -23,7 +23,7 @@ import msgspec
 
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
-from ambidex.backends.relational.records import SqlRecords
+from ambidex.backends.relational.records import Column, SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
 from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
@@ -65,6 +65,7 @@ class _Leaf(ABC):
         self.log = SqlLog(self, DIALECT)
         self.search = SqliteSearch(self)
         self.records = SqlRecords(self, RECORDS)
+        database.on_close.append(self.records.forget)
 
     @abstractmethod
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -114,12 +115,20 @@ class _Leaf(ABC):
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self._write(_all_of(statements), single=False)  # type: ignore[no-any-return]
 
-    async def define(self, table: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def define(self, table: str, work: Callable[[], Awaitable[None]]) -> bool:
         async with self.transaction():
             await work()
+        return not self.in_transaction()
 
-    async def columns(self, table: str) -> dict[str, str]:
-        return dict(await self.rows("SELECT name, type FROM pragma_table_info(?)", (table,)))
+    def in_transaction(self) -> bool:
+        return self._lease.get() is not None
+
+    async def columns(self, table: str) -> dict[str, Column]:
+        found = await self.rows('SELECT name, type, NOT "notnull", pk > 1 FROM pragma_table_info(?)', (table,))
+        return {name: Column(type_, bool(nullable), bool(key)) for name, type_, nullable, key in found}
+
+    async def indexes(self, table: str) -> list[str]:
+        return [name for (name,) in await self.rows("SELECT name FROM pragma_index_list(?)", (table,))]
 
     async def explain(self, sql: str, args: Args) -> str:
         return "; ".join(row[-1] for row in await self.rows(f"EXPLAIN QUERY PLAN {sql}", args))
