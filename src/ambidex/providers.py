@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
-from ambidex.errors import ConfigurationError
-from ambidex.runtime.process import ForkLock
+from ambidex import BlockingRepository, Repository
+from ambidex.errors import ConfigurationError, Unavailable
 from ambidex.storage import AsyncStorage, SyncStorage, UnifiedStorage
-from ambidex.stores.repository import BlockingRepository, Repository
 
 __all__ = [
     "AsyncProvider",
@@ -101,41 +100,49 @@ async def get_provider(backend: str | None = None, **options: Any) -> AsyncItera
 
     Args:
         backend: see :func:`url_of`.
-        **options: ``pool_size`` (20), ``max_overflow`` (30), ``pre_ping`` (True) and the settings of the storage.
+        **options: ``pool_size`` (20) and ``max_overflow`` (30): connections to a server that are kept, and that may be
+            opened beyond them; ``pre_ping`` (True): make a round trip before the provider is given; and the settings
+            of :class:`ambidex.Settings`, among them ``json_serializer``.
 
     Raises:
-        ConfigurationError: see :func:`url_of`.
+        ConfigurationError: see :func:`url_of`, or an unknown option.
+        Unavailable: the backend does not answer.
     """
+    pre_ping, options = _split(options)
     storage = _storage(backend, options)
     await storage.initialize_async()
+    if pre_ping and not all((await storage.aio.health_check()).values()):
+        raise Unavailable(f"{storage!r} does not answer")
     yield AsyncProvider(storage.aio)
 
 
 @contextmanager
 def get_sync_provider(backend: str | None = None, **options: Any) -> Iterator[SyncProvider]:
     """Give synchronous repositories of a backend. See :func:`get_provider`; async driver URLs are translated."""
+    pre_ping, options = _split(options)
     storage = _storage(backend, options)
     storage.initialize()
+    if pre_ping and not all(storage.sync.health_check().values()):
+        raise Unavailable(f"{storage!r} does not answer")
     yield SyncProvider(storage.sync)
 
 
 def close_providers() -> None:
     """Close every storage that providers have opened; they open again at their next use."""
-    with _guard:
-        storages = list(_storages.values())
-    for storage in storages:
+    for storage in list(_storages.values()):
         storage.close()
 
 
-_guard = ForkLock()
 _storages: dict[tuple[Any, ...], UnifiedStorage] = {}
+
+
+def _split(options: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Return whether to ping, and the settings of the storage."""
+    settings = {"pool_size": 20, "max_overflow": 30, **options}
+    return bool(settings.pop("pre_ping", True)), settings
 
 
 def _storage(backend: str | None, options: Mapping[str, Any]) -> UnifiedStorage:
     url = url_of(backend)
-    key = (url, *sorted(options.items()))
-    with _guard:
-        storage = _storages.get(key)
-        if storage is None:
-            storage = _storages[key] = UnifiedStorage(url, **options)
-        return storage
+    # Making one opens nothing, so of two that are made at once, one may be dropped.
+    return _storages.setdefault((url, *sorted(options.items())), UnifiedStorage(url, **options))

@@ -18,7 +18,7 @@ import msgspec
 from ambidex.backends.relational.record_sql import Columns, RecordDialect
 from ambidex.core.spec import Kind
 
-__all__ = ["RECORDS", "add_collation"]
+__all__ = ["RECORDS", "add_collation", "compare"]
 
 _COLLATION = "ambidex_decimal"
 _json = msgspec.json.Encoder(order="sorted").encode
@@ -28,14 +28,15 @@ def _datetime(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _compare(one: str, other: str) -> int:
+def compare(one: str, other: str) -> int:
+    """Compare Decimals that are stored as text."""
     left, right = Decimal(one), Decimal(other)
     return (left > right) - (left < right)
 
 
 def add_collation(conn: apsw.Connection) -> None:
     """Teach a connection to compare Decimals."""
-    conn.create_collation(_COLLATION, _compare)
+    conn.create_collation(_COLLATION, compare)
 
 
 RECORDS = RecordDialect(
