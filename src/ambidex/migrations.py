@@ -1,8 +1,9 @@
 """The tables of records as SQLAlchemy metadata, for Alembic; an application's ``env.py`` calls :func:`metadata`.
 
 The invariant: what the metadata says is exactly what ambidex itself makes, because both are derived from the same spec
-and dialect; so on a database that ambidex made, Alembic's autogenerate finds nothing to do, and a table that a migration
-made is one that ambidex accepts. Needs the extra ``migrations``; nothing else in the package imports SQLAlchemy.
+and dialect; so on a database that ambidex made, Alembic's autogenerate finds nothing to do, and a table that a
+migration made is one that ambidex accepts. Needs the extra ``migrations``; nothing else in the package imports
+SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def metadata(*models: type[Any], into: sa.MetaData | None = None) -> sa.MetaData
 
 
 def _table(model: type[Any], found: sa.MetaData) -> sa.Table:
-    spec = model_of(model).spec
+    made: Any = model_of  # the cache's type wants Hashable, which type[Any] does not say it is
+    spec = made(model).spec
     names = Sql(spec, _columns("sqlite"))  # the names of indexes are the same everywhere
     table = sa.Table(
         spec.name,
@@ -109,7 +111,10 @@ def _column(field: Field) -> sa.Column[Any]:
 
 
 def include_object(_item: Any, _name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """Keep Alembic from dropping tables that are not in the metadata, ambidex's own among them; for ``context.configure``."""
+    """Keep Alembic from dropping tables that are not in the metadata, ambidex's own among them.
+
+    For ``context.configure(include_object=...)``.
+    """
     return not (kind == "table" and reflected and compare_to is None)
 
 

@@ -41,7 +41,7 @@ _SINGLE = (Version, CreatedAt, UpdatedAt, DeletedAt)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 _ALIASES = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType))
 _NESTING = (list, dict, tuple, set, frozenset)
-_RESERVED = {"ambidex_tenant", "scan", "order_by", "limit", "size", "cursor", "page"}
+_RESERVED = "ambidex_tenant"
 
 
 class _Raw(NamedTuple):
@@ -92,6 +92,11 @@ def derive(cls: Any) -> RecordSpec:
     fields = [field._replace(indexed=True) if field.name == hidden else field for field in fields]
     spec = RecordSpec(_table_name(cls), tuple(fields), id_, *(marked.get(mark) for mark in _SINGLE))
     _check(name, spec)
+    if not is_pydantic(cls):
+        try:
+            msgspec.msgpack.Decoder(cls)
+        except TypeError as error:  # a union of two models without tags, an enumeration of mixed values
+            raise ConfigurationError(f"{name} could not be read back: {error}") from None
     return spec
 
 
@@ -192,10 +197,10 @@ def _from_pydantic(cls: Any) -> list[_Raw]:
 
 def _field(cls: Any, raw: _Raw) -> tuple[Field, list[Any]]:
     where = f"{_class_name(cls)}.{raw.name}"
-    if not _NAME.match(raw.name) or "__" in raw.name or raw.name.lower() in _RESERVED:
+    if not _NAME.match(raw.name) or "__" in raw.name or raw.name.lower() == _RESERVED:
         raise ConfigurationError(
-            f"{where}: a field name is up to 63 letters, digits and single underscores, and none of "
-            f"{', '.join(sorted(_RESERVED))}; rename the field"
+            f"{where}: a field name is up to 63 letters, digits and single underscores, and not {_RESERVED}; "
+            "rename the field"
         )
     annotation, marks, nullable = _unwrap(raw.annotation)
     marks = [*raw.marks, *marks]
@@ -232,10 +237,13 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
                 return annotation, marks, nullable
             annotation = rest[0]
         else:
-            return annotation, marks, nullable or annotation is Any
+            has_none = annotation is Any or (origin is Literal and None in get_args(annotation))
+            return annotation, marks, nullable or has_none
 
 
 def _kind(annotation: Any, *, pydantic: bool) -> Kind | None:
+    if annotation is Any:
+        return Kind.JSON
     if get_origin(annotation) is Literal:
         return _common(get_args(annotation))
     if isinstance(annotation, type) and get_origin(annotation) is None:

@@ -224,7 +224,8 @@ class Repository(Store, Generic[T]):
             limit: at most so many.
             scan: allow a backend that answers from indexes (Redis) to look through every record.
             **filters: ``field=value`` or ``field__operator=value`` with the operators
-                eq ne gt ge lt le in not_in contains startswith is_null.
+                eq ne gt ge lt le in not_in contains startswith is_null. A field that is called like an argument
+                (``limit``) is meant by ``limit__eq``.
 
         Raises:
             InvalidQuery: an unknown field or operator, or a value of the wrong type.
