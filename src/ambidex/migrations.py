@@ -89,8 +89,7 @@ def metadata(*models: type[Any], into: sa.MetaData | None = None) -> sa.MetaData
 
 
 def _table(model: type[Any], found: sa.MetaData) -> sa.Table:
-    made: Any = model_of  # the cache's type wants Hashable, which type[Any] does not say it is
-    spec = made(model).spec
+    spec = model_of(model).spec
     names = Sql(spec, _columns("sqlite"))  # the names of indexes are the same everywhere
     table = sa.Table(
         spec.name,

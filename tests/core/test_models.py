@@ -115,7 +115,7 @@ def _round_trip(obj: Any, cls: Any = None) -> None:
     assert model.from_row(row) == obj
 
 
-def test_inheritance_enums_literals_and_unions():
+def test_inheritance_enums_literals_and_unions() -> None:
     kinds = _kinds(Derived)
     assert kinds["id"] is Kind.INTEGER
     assert (kinds["level"], kinds["mood"], kinds["choice"]) == (Kind.INTEGER, Kind.TEXT, Kind.TEXT)
@@ -140,7 +140,7 @@ def test_inheritance_enums_literals_and_unions():
     )
 
 
-def test_generic_models_by_their_arguments():
+def test_generic_models_by_their_arguments() -> None:
     assert _kinds(Box[int]) == {"id": Kind.TEXT, "value": Kind.INTEGER}
     assert model_of(Box[int]).spec.name == "box_int"
     _round_trip(Box("a", 5), Box[int])
@@ -151,7 +151,7 @@ def test_generic_models_by_their_arguments():
         model_of(Box)
 
 
-def test_sqlmodel_with_its_own_words():
+def test_sqlmodel_with_its_own_words() -> None:
     spec = model_of(Hero).spec
     assert (spec.name, spec.id) == ("hero", "id")
     assert [(f.name, f.indexed, f.unique) for f in spec.fields if f.indexed] == [
@@ -161,7 +161,7 @@ def test_sqlmodel_with_its_own_words():
     _round_trip(Hero(id=UUID(int=1), name="x", email="e", level=Level.HIGH))
 
 
-def test_a_strict_frozen_model_with_an_alias_and_a_computed_field():
+def test_a_strict_frozen_model_with_an_alias_and_a_computed_field() -> None:
     _round_trip(Strict(id="a", lvl=Level.HIGH, website=pydantic.HttpUrl("https://example.org/x"), tags=("a",)))
     model = model_of(Strict)
     assert model.changes({"level": Level.HIGH}) == {"level": 2}
@@ -169,17 +169,17 @@ def test_a_strict_frozen_model_with_an_alias_and_a_computed_field():
         model.changes({"level": 7})
 
 
-def test_attrs_with_a_private_field():
+def test_attrs_with_a_private_field() -> None:
     _round_trip(Point("a", 5))
 
 
-def test_none_means_the_default_where_the_field_was_added_later():
+def test_none_means_the_default_where_the_field_was_added_later() -> None:
     model = model_of(Derived)
     row = model.to_row(Derived(UserId(1))) | {"level": None, "pairs": None, "note": None}
     assert model.from_row(row) == Derived(UserId(1))
 
 
-def test_a_table_named_by_a_base_class_is_not_shared():
+def test_a_table_named_by_a_base_class_is_not_shared() -> None:
     class Parent(msgspec.Struct):
         __tablename__ = "parents"
         id: str
@@ -190,13 +190,13 @@ def test_a_table_named_by_a_base_class_is_not_shared():
     assert (model_of(Parent).spec.name, model_of(Child).spec.name) == ("parents", "child")
 
 
-def test_a_row_that_does_not_fit_names_the_field_and_not_the_value():
+def test_a_row_that_does_not_fit_names_the_field_and_not_the_value() -> None:
     with pytest.raises(Corrupted, match="level") as caught:
         model_of(Hero).from_row({"id": None, "name": "x", "email": "sesame", "level": "sesame"})
     assert "sesame" not in str(caught.value)
 
 
-def test_an_object_that_does_not_fit_its_own_class_is_refused():
+def test_an_object_that_does_not_fit_its_own_class_is_refused() -> None:
     wrong: Any = Derived(UserId(1), when=["no date"])  # type: ignore[list-item]
     model = model_of(Derived)
     with pytest.raises(UnsupportedValue, match="when"):
@@ -205,13 +205,13 @@ def test_an_object_that_does_not_fit_its_own_class_is_refused():
         model.to_row(Base(UserId(1)))  # type: ignore[arg-type]
 
 
-def test_an_int_id_must_be_given():
+def test_an_int_id_must_be_given() -> None:
     model = model_of(Base)
     with pytest.raises(UnsupportedValue, match=r"Base\.id is an int"):
         model.with_id(model.to_row(Base(None)))  # type: ignore[arg-type]
 
 
-def test_bytes_and_secrets_in_nested_data_are_refused():
+def test_bytes_and_secrets_in_nested_data_are_refused() -> None:
     class Held(pydantic.BaseModel):
         id: str
         parts: list[bytes] = []
@@ -262,6 +262,6 @@ def _dataclass(**annotations: Any) -> Callable[[], type]:
         (lambda: type("Bad", (Base,), {"__tablename__": "sqlite_master"}), "reserved"),
     ],
 )
-def test_a_model_that_cannot_be_kept(make: Callable[[], type], message: str):
+def test_a_model_that_cannot_be_kept(make: Callable[[], type], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         model_of(make())

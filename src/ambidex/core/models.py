@@ -171,14 +171,16 @@ class Model(Generic[T]):
         return row
 
 
-@functools.cache
+_models: Callable[[Any], Any] = functools.cache(Model)
+
+
 def model_of(cls: type[T]) -> Model[T]:
     """Return the model for a class (derived once).
 
     Raises:
         ConfigurationError: the class is no model, has no id, or has a field that cannot be kept; the message names it.
     """
-    return Model(cls)
+    return cast("Model[T]", _models(cls))
 
 
 def _validator(cls: Any) -> Callable[[Any], Any]:

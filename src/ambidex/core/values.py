@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import math
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -231,6 +230,9 @@ def _number(value: Decimal, where: str, _depth: int) -> str:
     return str(value)
 
 
+_AS_TEXT = {"ipaddress", "pathlib", "pydantic", "pydantic_core"}
+"""Where the types come from that are written and read as text: paths, addresses, URLs."""
+
 _NESTED: Mapping[type, Callable[[Any, str, int], Any]] = {
     type(None): lambda value, _where, _depth: value,
     bool: lambda value, _where, _depth: value,
@@ -255,7 +257,7 @@ _NESTED: Mapping[type, Callable[[Any, str, int], Any]] = {
 
 
 def _other(value: Any, where: str, depth: int) -> Any:
-    """Write members, models, subclasses, and what pydantic can write."""
+    """Write members, models, subclasses, and what reads back from text."""
     if isinstance(value, enum.Enum):
         return _json(value.value, where, depth + 1)
     if hasattr(value, "get_secret_value"):
@@ -265,10 +267,6 @@ def _other(value: Any, where: str, depth: int) -> Any:
     for base, handler in _NESTED.items():
         if isinstance(value, base):
             return handler(value, where, depth)
-    core: Any = sys.modules.get("pydantic_core")
-    if core is not None:
-        try:
-            return _json(core.to_jsonable_python(value), where, depth + 1)
-        except ValueError:
-            pass
+    if type(value).__module__.partition(".")[0] in _AS_TEXT:
+        return _text(str(value), where)
     raise UnsupportedValue(f"{where}: values of type {type(value).__name__} cannot be stored as JSON")

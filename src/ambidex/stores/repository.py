@@ -78,7 +78,7 @@ class Repository(Store, Generic[T]):
             origin = getattr(base, "__origin__", None)
             if isinstance(origin, type) and issubclass(origin, Repository):
                 (argument,) = get_args(base)
-                if not isinstance(argument, TypeVar):
+                if not isinstance(argument, TypeVar) and argument is not Any:
                     cls._declared = argument
 
     def __init__(self, storage: ScopeSource | Scope, model: type[T] | None = None) -> None:

@@ -31,6 +31,8 @@ class Column(NamedTuple):
     nullable: bool
     key: bool
     """Whether it is part of the primary key, beside the tenant."""
+    defaulted: bool = False
+    """Whether the database fills it in where no value is given."""
 
 
 class RecordsLeaf(SqlLeaf, Protocol):
@@ -203,7 +205,7 @@ class SqlRecords:
         added = [text for field in spec.fields if (text := self._reconciled(sql, field, have.get(field.name)))]
         names = {field.name for field in spec.fields} | {TENANT}
         for name, column in have.items():
-            if name not in names and not column.nullable:
+            if name not in names and not column.nullable and not column.defaulted:
                 raise ConfigurationError(
                     f"{spec.name}.{name} is no field of the model any more, and the database demands a value for it; "
                     f"keep the field, or drop the column: {_MIGRATE}"

@@ -124,8 +124,8 @@ class _Leaf(ABC):
         return self._lease.get() is not None
 
     async def columns(self, table: str) -> dict[str, Column]:
-        found = await self.rows('SELECT name, type, NOT "notnull", pk > 1 FROM pragma_table_info(?)', (table,))
-        return {name: Column(type_, bool(nullable), bool(key)) for name, type_, nullable, key in found}
+        sql = 'SELECT name, type, NOT "notnull", pk > 1, dflt_value IS NOT NULL FROM pragma_table_info(?)'
+        return {name: Column(type_, *map(bool, facts)) for name, type_, *facts in await self.rows(sql, (table,))}
 
     async def indexes(self, table: str) -> list[str]:
         return [name for (name,) in await self.rows("SELECT name FROM pragma_index_list(?)", (table,))]
