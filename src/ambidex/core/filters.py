@@ -21,6 +21,7 @@ from ambidex.errors import InvalidQuery, UnsupportedValue
 
 __all__ = ["bind", "conditions_of", "order_of"]
 
+_MOST = 10_000
 _TEXT_ONLY = {"contains", "startswith"}
 
 
@@ -53,6 +54,8 @@ def bind(spec: RecordSpec, condition: Condition) -> Condition:
     if op in _TEXT_ONLY and field.kind is not Kind.TEXT:
         raise InvalidQuery(f"{name}__{op} works on text, and {name} is {field.kind}")
     if op in ("in", "not_in"):
+        if len(value) > _MOST:
+            raise InvalidQuery(f"{name}__{op} takes up to {_MOST:,} values, not {len(value):,}; ask in parts")
         return Condition(name, op, [_value(field, item) for item in value])
     if value is None and op in ("gt", "ge", "lt", "le"):
         raise InvalidQuery(f"{name}__{op} cannot compare with None; use {name}__is_null")

@@ -195,6 +195,8 @@ class Repository(Store, Generic[T]):
     async def delete_many(self, ids: Iterable[Any]) -> int:
         """Delete objects by id; return how many existed."""
         wanted = list(dict.fromkeys(map(self._id, ids)))
+        if len(wanted) > _MOST:
+            raise InvalidQuery(f"delete_many takes up to {_MOST:,} ids in one step, not {len(wanted):,}")
         return await self._delete(wanted) if wanted else 0
 
     @operation

@@ -54,6 +54,8 @@ class RecordDialect:
         same: the operator that compares equal also for NULL.
         not_same: its opposite.
         element: turns what ``contains_json`` looks for, text or an int, into what the driver binds.
+        schema: what stands before a table's name, with its point; "" for nothing.
+        add_column: how ALTER TABLE says that a column is added.
         true: a condition that always holds.
         false: a condition that never holds.
     """
@@ -66,6 +68,8 @@ class RecordDialect:
     same: str
     not_same: str
     element: Converter
+    schema: str = ""
+    add_column: str = "ADD COLUMN"
     true: str = "1 = 1"
     false: str = "1 = 0"
 
@@ -79,7 +83,7 @@ class Sql:
     def __init__(self, spec: RecordSpec, dialect: RecordDialect) -> None:
         self.spec, self.dialect = spec, dialect
         self.fields: dict[str, Field] = {field.name: field for field in spec.fields}
-        self.table = _quote(spec.name)
+        self.table = dialect.schema + _quote(spec.name)
         names = [_quote(name) for name in self.fields]
         self.names = ", ".join(names)
         id_ = _quote(spec.id)
@@ -268,7 +272,7 @@ class Sql:
         for name in self.fields:
             column = _quote(name)
             if name == spec.version:
-                sets.append(f"{column} = {self.table}.{column} + 1")
+                sets.append(f"{column} = {_quote(spec.name)}.{column} + 1")
             elif name not in (spec.id, spec.created_at):
                 sets.append(f"{column} = excluded.{column}")
         return ", ".join(sets) or f"{_quote(spec.id)} = excluded.{_quote(spec.id)}"

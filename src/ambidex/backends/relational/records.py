@@ -228,7 +228,7 @@ class SqlRecords:
                     f"{where} is new and has no default, so stored records would lack it; "
                     f"give it a default, or fill it in: {_MIGRATE}"
                 )
-            return f"ALTER TABLE {sql.table} ADD COLUMN {sql.column(field, added=True)}"
+            return f"ALTER TABLE {sql.table} {self._dialect.add_column} {sql.column(field, added=True)}"
         if column.type.upper() != wanted.upper():
             raise ConfigurationError(
                 f"{where} is {column.type} in the database, and the model wants {wanted}; "
