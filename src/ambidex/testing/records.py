@@ -19,6 +19,7 @@ from ambidex.core.ports import Capability
 from ambidex.errors import (
     AlreadyExists,
     AmbidexError,
+    Conflict,
     InvalidQuery,
     NotFound,
     UnsupportedValue,
@@ -501,6 +502,10 @@ class RecordsConcurrencyContract(Contract, needs=[Capability.RECORDS]):
             assert set(before) <= set(keys)
 
 
+async def _conflict() -> None:
+    raise Conflict("always")
+
+
 class RecordsTransactionContract(Contract, needs=[Capability.RECORDS, Capability.KV, Capability.TRANSACTIONS]):
     """Repositories and key-value in one unit."""
 
@@ -522,6 +527,27 @@ class RecordsTransactionContract(Contract, needs=[Capability.RECORDS, Capability
             assert await subject.elsewhere(partial(things.get, "k")) is None
         assert (await things.get("k")).age == 2
         assert await subject.kv.get("key") == 1
+
+    async def test_transaction_that_lost_a_race_is_run_again_as_a_whole(self, subject: Subject) -> None:
+        """Read, wait, write by many at once: each counts, nobody but the storage repeats."""
+        make = model("dataclass")
+        things = subject.repository(make)
+        await things.create(make(key="k", age=0))
+        runs: list[int] = []
+
+        async def unit() -> int:
+            runs.append(1)
+            thing = await things.get("k")
+            await subject.sleep(0.002)
+            return int((await things.patch("k", age=thing.age + 1)).age)
+
+        async def work() -> int:
+            return int(await subject.face.atomically(unit, attempts=50))
+
+        assert sorted(await subject.together([work] * 6)) == [1, 2, 3, 4, 5, 6]
+        assert len(runs) >= 6
+        with pytest.raises(Conflict):
+            await subject.face.atomically(_conflict, attempts=2)
 
     async def test_transaction_of_records_with_a_savepoint(self, subject: Subject) -> None:
         """A refused record inside an inner unit leaves the outer one standing."""
