@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ class Database:
         reset_after_fork(self)
 
     def _start(self) -> None:
+        self.on_close: list[Callable[[], None]] = []
         self.ready = False
         self._maintained = time.monotonic()
         self._guard = threading.Lock()
