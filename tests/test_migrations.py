@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
@@ -19,9 +20,21 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import ambidex
-from ambidex import UnifiedStorage
+from ambidex import Indexed, UnifiedStorage
 from ambidex.migrations import Kept, include_object, prepare
 from ambidex.testing.record_models import KINDS, model
+from tests.services.handle import Service
+
+
+@dataclass
+class _Elsewhere:
+    id: str
+    price: Annotated[Decimal | None, Indexed()] = None
+    at: Annotated[datetime | None, Indexed()] = None
+    tags: list[str] = field(default_factory=list)
+
+    __tablename__ = "migrated_elsewhere"
+
 
 _EXAMPLE = Path(__file__).parent.parent / "examples" / "alembic"
 
@@ -48,6 +61,27 @@ def test_alembic_finds_nothing_to_do_where_ambidex_made_the_tables(tmp_path: Pat
     with UnifiedStorage(url) as storage:
         storage.repository(make).create(make(price=Decimal("1.5"), seen=datetime.now(UTC), ref=UUID(int=1)))
     assert _differences(url, ambidex.metadata(make)) == []
+
+
+def test_alembic_finds_nothing_to_do_on_postgresql(postgres_server: Service) -> None:
+    url, make = postgres_server.url, model("dataclass")
+    engine_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    with UnifiedStorage(url, pool_size=2, max_overflow=1) as storage:
+        storage.tenant("migrations").repository(make).create(make(price=Decimal("1.5"), anything=1e16))
+        found = storage.tenant("migrations").repository(make).list()
+        assert [type(thing.anything) for thing in found] == [float]
+        storage.tenant("migrations").repository(make).with_deleted().delete_where(key__is_null=False)
+    assert _differences(engine_url, ambidex.metadata(make)) == []
+    made = ambidex.metadata(_Elsewhere)
+    with _connected(engine_url) as connection:
+        made.create_all(connection)
+        connection.commit()
+    with UnifiedStorage(url) as storage:
+        storage.repository(_Elsewhere).create(_Elsewhere("a", Decimal("1.50")))
+        assert storage.repository(_Elsewhere).list(price__gt=Decimal(1)) == [_Elsewhere("a", Decimal("1.50"))]
+    with _connected(engine_url) as connection:
+        made.drop_all(connection)
+        connection.commit()
 
 
 def test_alembic_finds_what_has_changed(tmp_path: Path) -> None:

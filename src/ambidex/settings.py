@@ -77,8 +77,9 @@ class Settings:
         secret: what cursors of pages are signed with; None means ``AMBIDEX_SECRET``, else a secret that is kept in the
             storage itself.
         json_serializer: writes the nested data of records as JSON text; None means the usual encoder.
-        pool_size: connections of a server that are kept open; None means the backend's own choice.
-        max_overflow: connections beyond ``pool_size`` that may be opened for a while.
+        pool_size: connections to a server that a pool may have; None means the backend's own choice. One in the URL
+            comes first.
+        max_overflow: connections beyond ``pool_size`` that it may have.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:
@@ -152,6 +153,10 @@ class Settings:
         overflow = None if max_overflow is None else int(_number("max_overflow", max_overflow, 0, 10_000))
         put(self, "max_overflow", overflow)
         put(self, "overrides", _parse_overrides(overrides))
+
+    def connections(self, default: int) -> int:
+        """Return how many connections a pool may have, in all; ``default`` where nothing was chosen."""
+        return default if self.pool_size is None else self.pool_size + (self.max_overflow or 0)
 
     @classmethod
     def from_toml(cls, text: str) -> Settings:
