@@ -21,11 +21,11 @@ from ambidex.backends.postgres.columns import Tables, records_dialect
 from ambidex.backends.postgres.database import Database
 from ambidex.backends.postgres.errors import Lost, Refused, from_lost, from_refusal
 from ambidex.backends.postgres.kv import PostgresKeyValue
+from ambidex.backends.postgres.records import PostgresRecords
 from ambidex.backends.postgres.schema import migrate
 from ambidex.backends.postgres.unit import Connection, Unit
 from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.log import SqlLog
-from ambidex.backends.relational.records import SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
 from ambidex.core.ports import SearchPort
 from ambidex.core.runtime import Runtime, check_deadline, current_deadline, remaining
@@ -87,7 +87,7 @@ class Leaf(ABC):
             tables.indexes,
             tables.explain,
         )
-        self.records = SqlRecords(self, records_dialect(database.options.schema))
+        self.records = PostgresRecords(self, records_dialect(database.options.schema))
         database.on_close.append(self.records.forget)
 
     @property
