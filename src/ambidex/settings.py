@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -74,13 +74,30 @@ class Settings:
             process).
         max_value_bytes: the largest stored value.
         lease_timeout: seconds that a transaction may hold the writer.
+        secret: what cursors of pages are signed with; None means ``AMBIDEX_SECRET``, else a secret that is kept in the
+            storage itself.
+        json_serializer: writes the nested data of records as JSON text; None means the usual encoder.
+        pool_size: connections to a server that a pool may have; None means the backend's own choice. One in the URL
+            comes first.
+        max_overflow: connections beyond ``pool_size`` that it may have.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:
         ConfigurationError: a URL, option or value that cannot work; the message names it.
     """
 
-    __slots__ = ("durability", "lease_timeout", "max_value_bytes", "overrides", "timeout", "url")
+    __slots__ = (
+        "durability",
+        "json_serializer",
+        "lease_timeout",
+        "max_overflow",
+        "max_value_bytes",
+        "overrides",
+        "pool_size",
+        "secret",
+        "timeout",
+        "url",
+    )
 
     url: BackendUrl
     overrides: Mapping[str, BackendUrl]
@@ -88,8 +105,12 @@ class Settings:
     durability: Durability
     max_value_bytes: int
     lease_timeout: float
+    secret: bytes | None
+    json_serializer: Callable[[Any], str | bytes] | None
+    pool_size: int | None
+    max_overflow: int | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # every setting by its name
         self,
         url: str | None = None,
         *,
@@ -97,6 +118,10 @@ class Settings:
         durability: Durability | None = None,
         max_value_bytes: int | None = None,
         lease_timeout: float | None = None,
+        secret: str | bytes | None = None,
+        json_serializer: Callable[[Any], str | bytes] | None = None,
+        pool_size: int | None = None,
+        max_overflow: int | None = None,
         environ: Mapping[str, str] | None = None,
         **overrides: str | None,
     ) -> None:
@@ -120,7 +145,18 @@ class Settings:
             "max_value_bytes", pick("max_value_bytes", max_value_bytes, 64 * 1024 * 1024), 1, 512 * 1024 * 1024
         )
         put(self, "max_value_bytes", int(size))
+        put(self, "secret", _secret(secret or env.get("AMBIDEX_SECRET")))
+        if json_serializer is not None and not callable(json_serializer):
+            raise ConfigurationError("json_serializer must be callable, e.g. json.dumps")
+        put(self, "json_serializer", json_serializer)
+        put(self, "pool_size", None if pool_size is None else int(_number("pool_size", pool_size, 1, 10_000)))
+        overflow = None if max_overflow is None else int(_number("max_overflow", max_overflow, 0, 10_000))
+        put(self, "max_overflow", overflow)
         put(self, "overrides", _parse_overrides(overrides))
+
+    def connections(self, default: int) -> int:
+        """Return how many connections a pool may have, in all; ``default`` where nothing was chosen."""
+        return default if self.pool_size is None else self.pool_size + (self.max_overflow or 0)
 
     @classmethod
     def from_toml(cls, text: str) -> Settings:
@@ -229,6 +265,17 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not low <= number <= high:
         raise ConfigurationError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
     return number
+
+
+def _secret(value: str | bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    secret = value.encode() if isinstance(value, str) else bytes(value)
+    if len(secret) < 16:
+        raise ConfigurationError(
+            "secret must have at least 16 bytes; make one with python -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    return secret
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:

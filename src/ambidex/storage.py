@@ -14,7 +14,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ambidex.core.dual import Blocking, Detecting, drive
 from ambidex.core.ports import Backend, Capability, Leaf
@@ -28,9 +28,12 @@ from ambidex.stores.conversations import BlockingConversations, Conversations, D
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
+from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
 __all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("ambidex")
 
@@ -204,6 +207,10 @@ class AsyncStorage(Face):
         """Texts with versions, found by their best pieces."""
         return self._documents
 
+    def repository(self, model: type[T]) -> Repository[T]:
+        """Return the repository of a model class."""
+        return Repository(self, model)
+
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
         return AsyncStorage(self._core, _tenant(self._tenant, name))
@@ -267,6 +274,10 @@ class SyncStorage(Blocking, Face):
     def documents(self) -> BlockingDocuments:
         """Texts with versions, found by their best pieces."""
         return BlockingDocuments(*self._documents._bound)
+
+    def repository(self, model: type[T]) -> BlockingRepository[T]:
+        """Return the repository of a model class."""
+        return BlockingRepository(self, model)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -365,6 +376,10 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def settings(self) -> Settings:
         """The settings in force."""
         return self._core.settings
+
+    def repository(self, model: type[T]) -> DetectingRepository[T]:
+        """Return the repository of a model class."""
+        return DetectingRepository(self.aio.repository(model), self.sync.repository(model))
 
     def tenant(self, name: str) -> UnifiedStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""

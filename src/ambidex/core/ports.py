@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ambidex.core.codec import Stored
 from ambidex.core.query import Condition
+from ambidex.core.spec import RecordSpec
 
 __all__ = [
     "Backend",
@@ -28,9 +29,14 @@ __all__ = [
     "KeyValuePort",
     "Leaf",
     "LogPort",
+    "Order",
     "Put",
+    "RecordQuery",
+    "RecordsPort",
+    "Row",
     "SearchPort",
     "SearchQuery",
+    "Space",
     "When",
 ]
 
@@ -234,6 +240,104 @@ class SearchPort(Protocol):
         ...
 
 
+class Space(NamedTuple):
+    """Where records of one kind are kept: what they are, and whose."""
+
+    spec: RecordSpec
+    tenant: str
+
+
+class Order(NamedTuple):
+    """One step of an ordering; None comes before every value, so last when descending."""
+
+    field: str
+    descending: bool = False
+
+
+class RecordQuery(NamedTuple):
+    """Which records, in which order, and behind which one."""
+
+    where: Sequence[Condition] = ()
+    order: Sequence[Order] = ()
+    limit: int | None = None
+    after: Sequence[Any] | None = None
+    """Values of the ordered fields; only records strictly behind them in this order are returned."""
+    scan: bool = False
+    """Allow a backend that answers from indexes to look through every record."""
+
+
+Row = dict[str, Any]
+"""A record's fields: scalars as Python objects of the field's kind, nested data JSON-shaped."""
+
+
+class RecordsPort(Protocol):
+    """Records of declared kinds. A backend makes a kind's table and indexes when it first meets it."""
+
+    async def get(self, space: Space, ids: Sequence[Any]) -> list[Row | None]:
+        """Return the records in the order of the ids (which may repeat)."""
+        ...
+
+    async def insert(self, space: Space, rows: Sequence[Row]) -> None:
+        """Add all or none.
+
+        Raises:
+            AlreadyExists: an id or a unique value is taken; the message names the field.
+        """
+        ...
+
+    async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
+        """Add or replace by id, all or none.
+
+        Return them as stored (``created_at`` and the version's growth are kept).
+        """
+        ...
+
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
+        """Set fields of one record; its version field, if the kind has one, grows by one.
+
+        Returns:
+            The whole record as it is now, or None where there is none that meets ``where``.
+
+        Raises:
+            VersionConflict: ``version`` is given and is not the record's.
+            AlreadyExists: a unique value is taken.
+        """
+        ...
+
+    async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
+        """Set fields of every record that meets every condition, in one atomic step; return how many did."""
+        ...
+
+    async def delete(self, space: Space, ids: Sequence[Any]) -> int:
+        """Delete by id; return how many existed."""
+        ...
+
+    async def delete_where(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        """Delete what meets every condition; return how many did."""
+        ...
+
+    async def find(self, space: Space, query: RecordQuery) -> list[Row]:
+        """Return the records that a query asks for.
+
+        Conditions and orders were checked against the spec; lists and text are compared by code point, None is a value
+        like any other in ``eq``, ``ne``, ``in`` and ``not_in``, and meets no other comparison.
+
+        Raises:
+            InvalidQuery: no index answers it, and ``scan`` is not allowed; the message names the annotation to add.
+        """
+        ...
+
+    async def count(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        """Return how many records meet every condition."""
+        ...
+
+    async def explain(self, space: Space, query: RecordQuery) -> str:
+        """Say in one line which index answers the query."""
+        ...
+
+
 @runtime_checkable
 class Leaf(Protocol):
     """One colour of one backend: its ports, and the life of its connections.
@@ -274,6 +378,11 @@ class Leaf(Protocol):
     @property
     def search(self) -> SearchPort:
         """Full text and vectors."""
+        ...
+
+    @property
+    def records(self) -> RecordsPort:
+        """Records of declared kinds."""
         ...
 
 

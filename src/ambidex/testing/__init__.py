@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from ambidex.testing.kv import KeyValueContract
     from ambidex.testing.log import LogContract
     from ambidex.testing.names import NamesContract
+    from ambidex.testing.records import (
+        RecordsConcurrencyContract,
+        RecordsContract,
+        RecordsTransactionContract,
+    )
     from ambidex.testing.search import SearchContract
     from ambidex.testing.transactions import TransactionContract
     from ambidex.testing.values import ValuesContract
@@ -52,6 +57,9 @@ _HOME = {
     "LogContract": "log",
     "Mode": "contract",
     "NamesContract": "names",
+    "RecordsConcurrencyContract": "records",
+    "RecordsContract": "records",
+    "RecordsTransactionContract": "records",
     "SearchContract": "search",
     "Subject": "contract",
     "TransactionContract": "transactions",
@@ -68,6 +76,9 @@ __all__ = [
     "LogContract",
     "Mode",
     "NamesContract",
+    "RecordsConcurrencyContract",
+    "RecordsContract",
+    "RecordsTransactionContract",
     "SearchContract",
     "Subject",
     "TransactionContract",

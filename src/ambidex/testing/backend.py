@@ -19,6 +19,7 @@ from ambidex.testing.face import FaceContract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
 from ambidex.testing.names import NamesContract
+from ambidex.testing.records import RecordsConcurrencyContract, RecordsContract, RecordsTransactionContract
 from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract, TransactionRoomsContract
 from ambidex.testing.values import ValuesContract
@@ -47,6 +48,19 @@ class MachineContract(Contract, needs=[Capability.KV]):
         compare(subject, examples, steps)
 
 
+class RecordMachineContract(Contract, needs=[Capability.RECORDS]):
+    """Random calls of a repository agree with the memory backend; as many as :class:`MachineContract` runs."""
+
+    def test_machine_of_records_agrees_with_the_memory_backend(self, subject: Subject) -> None:
+        """Needs hypothesis; skipped without it."""
+        pytest.importorskip("hypothesis")
+        from ambidex.testing.record_machine import compare
+
+        examples = int(os.environ.get("AMBIDEX_MACHINE_EXAMPLES", MachineContract.machine_examples))
+        steps = int(os.environ.get("AMBIDEX_MACHINE_STEPS", MachineContract.machine_steps))
+        compare(subject, examples, steps)
+
+
 class BackendContract(
     KeyValueContract,
     ValuesContract,
@@ -55,10 +69,14 @@ class BackendContract(
     ConcurrencyContract,
     LogContract,
     SearchContract,
+    RecordsContract,
+    RecordsConcurrencyContract,
     TransactionContract,
     TransactionRoomsContract,
+    RecordsTransactionContract,
     FaceContract,
     MachineContract,
+    RecordMachineContract,
 ):
     """Everything that a backend promises by the capabilities it declares."""
 

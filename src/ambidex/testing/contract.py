@@ -83,6 +83,12 @@ class Subject:
         """The search index, as coroutines."""
         return self.storage.aio.index if self.mode is Mode.ASYNC else cast("Index", self.storage.sync.index._twin)
 
+    def repository(self, cls: Any) -> Any:
+        """The repository of a model class, as coroutines."""
+        if self.mode is Mode.ASYNC:
+            return self.storage.aio.repository(cls)
+        return self.storage.sync.repository(cls)._twin
+
     @staticmethod
     def fresh_name() -> str:
         """Return a tenant's name that nobody has used."""

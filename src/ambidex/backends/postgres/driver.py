@@ -17,9 +17,11 @@ from contextlib import asynccontextmanager
 from ambidex.backends.postgres.aio import AsyncConnection
 from ambidex.backends.postgres.batches import Lookup, Lookups, Upsert, Upserts
 from ambidex.backends.postgres.blocking import BlockingConnection, Expired, expired
+from ambidex.backends.postgres.columns import Tables, records_dialect
 from ambidex.backends.postgres.database import Database
 from ambidex.backends.postgres.errors import Lost, Refused, from_lost, from_refusal
 from ambidex.backends.postgres.kv import PostgresKeyValue
+from ambidex.backends.postgres.records import PostgresRecords
 from ambidex.backends.postgres.schema import migrate
 from ambidex.backends.postgres.unit import Connection, Unit
 from ambidex.backends.postgres.wire import text_array
@@ -78,6 +80,15 @@ class Leaf(ABC):
         self._reclaim = _reclaim(words.schema)
         self.kv = PostgresKeyValue(self, words)
         self.log = SqlLog(self, words)
+        tables = Tables(self, database.options.schema, self.in_transaction)
+        self.define, self.columns, self.indexes, self.explain = (
+            tables.define,
+            tables.columns,
+            tables.indexes,
+            tables.explain,
+        )
+        self.records = PostgresRecords(self, records_dialect(database.options.schema))
+        database.on_close.append(self.records.forget)
 
     @property
     def search(self) -> SearchPort:
@@ -130,6 +141,12 @@ class Leaf(ABC):
         self._db.threads.close()
         self._db.loops.close()
         self._db.ready = False
+        for forget in self._db.on_close:
+            forget()
+
+    def in_transaction(self) -> bool:
+        """Tell whether this task or thread is inside a transaction."""
+        return self._db.unit.get() is not None
 
     async def ping(self) -> None:
         """Ask the server for something."""

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
+from ambidex.backends.sqlite.columns import add_collation
 from ambidex.backends.sqlite.errors import translate
 from ambidex.core.runtime import current_deadline
 from ambidex.errors import Closed, DeadlineExceeded
@@ -52,6 +53,7 @@ def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -
     try:
         conn = apsw.Connection(path)
         conn.set_busy_handler(keep_waiting)
+        add_collation(conn)
         _use_wal(conn, keep_waiting)
         conn.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").fetchall()
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
@@ -97,6 +99,7 @@ def open_reader(path: str) -> apsw.Connection:
                 raise
             conn.close()
             conn = open_immutable(path)
+        add_collation(conn)
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
     except apsw.Error as error:
         system_errno = conn.system_errno if conn is not None else 0

@@ -57,6 +57,7 @@ class Database:
         self._makes_folder = not self._private and url.path == _default_path()
         self.timeout = settings.timeout
         self.lease: ContextVar[Lease | None] = ContextVar("ambidex_sqlite_lease", default=None)
+        self.on_close: list[Callable[[], None]] = []
         self._make()
         rest_during_fork(self)
 
@@ -150,6 +151,8 @@ class Database:
                 self._folder.remove()
                 self._folder = None
                 self.path = ""
+            for forget in self.on_close:
+                forget()
 
     # Forking.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,7 +23,9 @@ import msgspec
 
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
+from ambidex.backends.relational.records import Column, SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
+from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
@@ -62,6 +64,8 @@ class _Leaf(ABC):
         self.kv = SqlKeyValue(self, DIALECT)
         self.log = SqlLog(self, DIALECT)
         self.search = SqliteSearch(self)
+        self.records = SqlRecords(self, RECORDS)
+        database.on_close.append(self.records.forget)
 
     @abstractmethod
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -110,6 +114,24 @@ class _Leaf(ABC):
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self._write(_all_of(statements), single=False)  # type: ignore[no-any-return]
+
+    async def define(self, table: str, work: Callable[[], Awaitable[None]]) -> bool:
+        async with self.transaction():
+            await work()
+        return not self.in_transaction()
+
+    def in_transaction(self) -> bool:
+        return self._lease.get() is not None
+
+    async def columns(self, table: str) -> dict[str, Column]:
+        sql = 'SELECT name, type, NOT "notnull", pk > 1, dflt_value IS NOT NULL FROM pragma_table_info(?)'
+        return {name: Column(type_, *map(bool, facts)) for name, type_, *facts in await self.rows(sql, (table,))}
+
+    async def indexes(self, table: str) -> list[str]:
+        return [name for (name,) in await self.rows("SELECT name FROM pragma_index_list(?)", (table,))]
+
+    async def explain(self, sql: str, args: Args) -> str:
+        return "; ".join(row[-1] for row in await self.rows(f"EXPLAIN QUERY PLAN {sql}", args))
 
     async def _write(self, work: Work, single: bool) -> Any:
         if not self._db.ready:
