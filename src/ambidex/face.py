@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from ambidex.core.dual import Store, context, operation
+from ambidex.core.lazy import lazy
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
 from ambidex.core.runtime import Runtime, deadline
@@ -120,23 +121,23 @@ class Face(Store):
     def _scope(self, capability: Capability) -> Scope:
         return self.scope(capability, blocking=self._is_blocking)
 
-    @functools.cached_property
+    @lazy
     def _kv(self) -> KeyValue:
         return KeyValue(self._scope(Capability.KV))
 
-    @functools.cached_property
+    @lazy
     def _events(self) -> Log:
         return Log(self._scope(Capability.LOG))
 
-    @functools.cached_property
+    @lazy
     def _index(self) -> Index:
         return Index(self._scope(Capability.SEARCH))
 
-    @functools.cached_property
+    @lazy
     def _conversations(self) -> Conversations:
         return Conversations(self._scope(Capability.KV), self._scope(Capability.LOG), self._search_scope())
 
-    @functools.cached_property
+    @lazy
     def _documents(self) -> Documents:
         return Documents(self._scope(Capability.KV), self._search_scope())
 

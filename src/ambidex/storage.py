@@ -9,7 +9,6 @@ nothing, and everything opens by itself at first use in either mode, after a clo
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ambidex.core.dual import Blocking, Detecting, drive
+from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import CapabilityMissing, ConfigurationError
@@ -250,27 +250,27 @@ class SyncStorage(Blocking, Face):
     def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
         super().__init__(_core_of(url, settings), tenant)
 
-    @functools.cached_property
+    @lazy
     def kv(self) -> BlockingKeyValue:
         """Values by key."""
         return BlockingKeyValue(self._scope(Capability.KV))
 
-    @functools.cached_property
+    @lazy
     def events(self) -> BlockingLog:
         """Append-only streams."""
         return BlockingLog(self._scope(Capability.LOG))
 
-    @functools.cached_property
+    @lazy
     def index(self) -> BlockingIndex:
         """Full text and vectors."""
         return BlockingIndex(self._scope(Capability.SEARCH))
 
-    @functools.cached_property
+    @lazy
     def conversations(self) -> BlockingConversations:
         """Chats."""
         return BlockingConversations(*self._conversations._scopes)
 
-    @functools.cached_property
+    @lazy
     def documents(self) -> BlockingDocuments:
         """Texts with versions, found by their best pieces."""
         return BlockingDocuments(*self._documents._bound)
@@ -329,12 +329,12 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
         self._core = _Core(Settings(url, **options) if settings is None else settings)
         self._tenant = ""
 
-    @functools.cached_property
+    @lazy
     def sync(self) -> SyncStorage:
         """The synchronous face."""
         return SyncStorage(self._core, self._tenant)
 
-    @functools.cached_property
+    @lazy
     def aio(self) -> AsyncStorage:
         """The asynchronous face."""
         return AsyncStorage(self._core, self._tenant)
@@ -347,27 +347,27 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def _aio(self) -> AsyncStorage:
         return self.aio
 
-    @functools.cached_property
+    @lazy
     def kv(self) -> DetectingKeyValue:
         """Values by key."""
         return DetectingKeyValue(self.aio.kv, self.sync.kv)
 
-    @functools.cached_property
+    @lazy
     def events(self) -> DetectingLog:
         """Append-only streams."""
         return DetectingLog(self.aio.events, self.sync.events)
 
-    @functools.cached_property
+    @lazy
     def index(self) -> DetectingIndex:
         """Full text and vectors."""
         return DetectingIndex(self.aio.index, self.sync.index)
 
-    @functools.cached_property
+    @lazy
     def conversations(self) -> DetectingConversations:
         """Chats."""
         return DetectingConversations(self.aio.conversations, self.sync.conversations)
 
-    @functools.cached_property
+    @lazy
     def documents(self) -> DetectingDocuments:
         """Texts with versions, found by their best pieces."""
         return DetectingDocuments(self.aio.documents, self.sync.documents)
