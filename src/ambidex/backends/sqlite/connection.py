@@ -21,7 +21,17 @@ from ambidex.backends.sqlite.errors import translate
 from ambidex.core.runtime import current_deadline
 from ambidex.errors import Closed, DeadlineExceeded
 
-__all__ = ["INLINE_BYTES", "STEPS", "InlineReader", "LongRead", "Reader", "Readers", "open_reader", "open_writer"]
+__all__ = [
+    "INLINE_BYTES",
+    "STEPS",
+    "InlineReader",
+    "LongRead",
+    "Reader",
+    "Readers",
+    "abandon",
+    "open_reader",
+    "open_writer",
+]
 
 STEPS = 1000
 """VM instructions between two looks at a query's limit, about 25 µs."""
@@ -38,6 +48,13 @@ Row = tuple[Any, ...]
 def pause(tries: int) -> None:
     """Wait a little before another process's lock is tried again, longer each time."""
     time.sleep(min(0.005, 0.0005 * 2 ** min(tries, 4)))
+
+
+def abandon(inherited: object) -> None:
+    """Keep what holds inherited connections from ever being finalised: closing one could disturb the parent's file."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
 def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -> apsw.Connection:
@@ -128,13 +145,26 @@ class _Connection:
     ``lock`` is held during every use, so that whoever closes it finds it at rest.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "lock")
+    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "_process", "guard", "lock")
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._process = os.getpid()
         self._conn: apsw.Connection | None = None
         self._execute: Callable[..., apsw.Cursor] | None = None
         self.lock = threading.Lock()
+        self.guard = threading.RLock()
+        """Held while the process forks."""
+
+    def __del__(self) -> None:
+        """Close with the thread, but not while the process forks: the child would find SQLite's own locks taken."""
+        if self._conn is None:
+            return
+        if self._process == os.getpid():
+            with self.guard:
+                self.release()
+        else:
+            abandon(self._conn)
 
     def _open(self) -> Callable[..., apsw.Cursor]:
         conn = open_reader(self._path)
@@ -313,7 +343,7 @@ class Readers(Generic[C]):
     def reset(self) -> None:
         """Start with none."""
         self._local = threading.local()
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a connection may be finalised by whatever this thread does under it
         self._all: weakref.WeakSet[C] = weakref.WeakSet()
         self._resting = False
         self._held: list[C] = []
@@ -324,6 +354,7 @@ class Readers(Generic[C]):
             return self._local.reader  # type: ignore[no-any-return]  # a threading.local has no declared attributes
         except AttributeError:
             reader = self._make()
+            reader.guard = self._guard
             with self._guard:
                 self._all.add(reader)
             self._local.reader = reader

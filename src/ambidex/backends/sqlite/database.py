@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import apsw
 
 from ambidex.backends.relational.sql import Args, Row
-from ambidex.backends.sqlite.connection import InlineReader, LongRead, Reader, Readers, open_writer
+from ambidex.backends.sqlite.connection import InlineReader, LongRead, Reader, Readers, abandon, open_writer
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import Lease
 from ambidex.backends.sqlite.schema import migrate, reclaim
@@ -181,7 +181,7 @@ class Database:
         """Start with nothing open; a private database continues as a copy."""
         inherited = _inherited.get(os.path.realpath(self.path)) if self.path else None
         if inherited is not None:
-            _abandon(inherited)
+            abandon(inherited)
         self._make()
         if self._folder is not None and inherited is None:
             try:
@@ -202,13 +202,6 @@ class Database:
                 raise translate(error, self.path, "opening", system_errno) from None
             raise
         return conn
-
-
-def _abandon(inherited: object) -> None:
-    """Keep what holds inherited connections from ever being finalised: closing one could disturb the parent's file."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
 class _Folder:
