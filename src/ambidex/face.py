@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from ambidex.core.dual import Store, context, operation
+from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
@@ -49,6 +50,11 @@ class Core(Protocol):
     @property
     def cache(self) -> QueryCache:
         """Where answers of searches are kept."""
+        ...
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts, or None."""
         ...
 
     def backend(self, capability: Capability) -> Backend:
@@ -115,6 +121,7 @@ class Face(Store):
             cache=core.cache,
             secret=core.settings.secret,
             json_serializer=core.settings.json_serializer,
+            embedder=core.embedder if capability is Capability.SEARCH else None,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 

@@ -39,7 +39,8 @@ SCHEMES: Mapping[str, str] = {
 
 _EXTRAS = {"postgres": "postgres", "redis": "redis", "objects": "objects"}
 _SUFFIXED = {"postgresql", "postgres", "sqlite"}  # SQLAlchemy writes the driver behind a plus sign
-_COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout")
+_COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout", "embedder")
+_EMBEDDERS = ("auto", "none", "wordllama", "minilm")
 
 Durability = Literal["durable", "relaxed"]
 
@@ -80,6 +81,9 @@ class Settings:
         pool_size: connections to a server that a pool may have; None means the backend's own choice. One in the URL
             comes first.
         max_overflow: connections beyond ``pool_size`` that it may have.
+        embedder: what makes vectors of the texts of the index: a callable (see
+            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "minilm" (extra ``minilm``),
+            "none", or "auto": WordLlama if it is installed. Nothing is ever downloaded.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:
@@ -88,6 +92,7 @@ class Settings:
 
     __slots__ = (
         "durability",
+        "embedder",
         "json_serializer",
         "lease_timeout",
         "max_overflow",
@@ -103,6 +108,7 @@ class Settings:
     overrides: Mapping[str, BackendUrl]
     timeout: float
     durability: Durability
+    embedder: Any
     max_value_bytes: int
     lease_timeout: float
     secret: bytes | None
@@ -122,6 +128,7 @@ class Settings:
         json_serializer: Callable[[Any], str | bytes] | None = None,
         pool_size: int | None = None,
         max_overflow: int | None = None,
+        embedder: Any = None,
         environ: Mapping[str, str] | None = None,
         **overrides: str | None,
     ) -> None:
@@ -152,6 +159,7 @@ class Settings:
         put(self, "pool_size", None if pool_size is None else int(_number("pool_size", pool_size, 1, 10_000)))
         overflow = None if max_overflow is None else int(_number("max_overflow", max_overflow, 0, 10_000))
         put(self, "max_overflow", overflow)
+        put(self, "embedder", _embedder(pick("embedder", embedder, "auto")))
         put(self, "overrides", _parse_overrides(overrides))
 
     def connections(self, default: int) -> int:
@@ -282,6 +290,10 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return str(value)
+
+
+def _embedder(value: Any) -> Any:
+    return value if callable(value) else _choice("embedder", value, _EMBEDDERS)
 
 
 _registered: dict[str, str] = {}

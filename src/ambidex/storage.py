@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ambidex.core.dual import Blocking, Detecting, drive
+from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Leaf
 from ambidex.core.runtime import Runtime
@@ -26,6 +27,7 @@ from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
+from ambidex.stores.embedders import embedder_for
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
 from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
@@ -70,6 +72,11 @@ class _Core:
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False
         self._guard = ForkLock()
+
+    @lazy
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts, or None."""
+        return embedder_for(self.settings.embedder)
 
     def backend(self, capability: Capability) -> Backend:
         """Return the backend that has been chosen for a capability."""

@@ -37,6 +37,7 @@ __all__ = [
     "SearchPort",
     "SearchQuery",
     "Space",
+    "SpaceState",
     "When",
 ]
 
@@ -200,6 +201,8 @@ class SearchQuery(NamedTuple):
     """The weight of the normalised vector score against the normalised text score's ``1 - vector_weight``."""
     depth: int = 200
     """How many candidates each part contributes before fusion."""
+    fusion: str = "scores"
+    """How the parts are fused; see :data:`ambidex.core.fusion.FUSIONS`."""
 
 
 class Hit(NamedTuple):
@@ -212,8 +215,33 @@ class Hit(NamedTuple):
     metadata: dict[str, Any]
 
 
+class SpaceState(NamedTuple):
+    """What is known of a namespace of the index."""
+
+    stamp: int
+    """Changes to a number never used before with every write to the namespace, by whichever process."""
+    embedder: str = ""
+    """The label of the embedder whose vectors it holds, or ""."""
+    private: bool = False
+    """Whether it was read inside a transaction, so that it is nobody else's."""
+
+
 class SearchPort(Protocol):
     """Full text and vectors, by namespace."""
+
+    async def state(self, namespace: str) -> SpaceState:
+        """Return the namespace's stamp and embedder; meant to be asked before every query."""
+        ...
+
+    async def claim(self, namespace: str, embedder: str, replace: bool = False) -> str:
+        """Remember whose vectors the namespace holds, unless that is known; return what is remembered.
+
+        Args:
+            namespace: may be empty so far.
+            embedder: the label to remember.
+            replace: remember it even in place of another.
+        """
+        ...
 
     async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
         """Add or replace items by id in one atomic step."""
@@ -227,12 +255,26 @@ class SearchPort(Protocol):
         """Return those of the items that exist."""
         ...
 
+    async def page(
+        self, namespace: str, after: str | None, limit: int, filters: Sequence[Condition]
+    ) -> list[IndexItem]:
+        """Return up to ``limit`` items that meet the filters, in the order of their ids, behind the id ``after``."""
+        ...
+
+    async def annotate(self, namespace: str, ids: Sequence[str], metadata: dict[str, Any], patch: bool) -> int:
+        """Replace the metadata of items, or with ``patch`` merge into it (None removes a name), in one atomic step.
+
+        Returns:
+            How many of the items exist.
+        """
+        ...
+
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
         """Delete by id; return how many existed."""
         ...
 
     async def reset(self, namespace: str) -> int:
-        """Delete the whole namespace; return how many items it held."""
+        """Delete the whole namespace and forget its embedder; return how many items it held."""
         ...
 
     async def count(self, namespace: str) -> int:

@@ -167,7 +167,7 @@ class Contract:
 
     def make_storage(self, tmp_path: Path) -> UnifiedStorage:
         """Return the storage under test; override it where a URL does not say enough."""
-        return UnifiedStorage(self.make_url(tmp_path))
+        return UnifiedStorage(self.make_url(tmp_path), embedder="none")
 
     @pytest.fixture
     def storage(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:

@@ -35,6 +35,8 @@ from ambidex.settings import BackendUrl, Settings, default_url, parse_url
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from ambidex.backends.sqlite.search_space import Spaces
+
 __all__ = ["Database"]
 
 T = TypeVar("T")
@@ -76,6 +78,18 @@ class Database:
         self.readers = Readers(lambda: Reader(path, self.timeout))
         self.inline = Readers(lambda: InlineReader(path))
         self.writer = Writer(path, self._connect, reclaim)
+        self._spaces: Spaces | None = None
+
+    @property
+    def spaces(self) -> Spaces:
+        """What this process holds of the index's namespaces; needs numpy."""
+        if self._spaces is None:
+            from ambidex.backends.sqlite.search_space import Spaces
+
+            with self._executor_guard:
+                if self._spaces is None:
+                    self._spaces = Spaces(self.path)
+        return self._spaces
 
     def ensure_open(self, until: float) -> None:
         """Create the file and its tables if this process has not looked yet.
@@ -144,6 +158,7 @@ class Database:
             executor.shutdown(wait=True)  # without the guard, which a thread of it may be waiting for
         with self._guard:
             self.ready = False
+            self._spaces = None
             self.readers.close()
             self.inline.close()
             self.writer.close()

@@ -63,7 +63,7 @@ class _Leaf(ABC):
         self._lease = database.lease
         self.kv = SqlKeyValue(self, DIALECT)
         self.log = SqlLog(self, DIALECT)
-        self.search = SqliteSearch(self)
+        self.search = SqliteSearch(self, lambda: database.spaces)
         self.records = SqlRecords(self, RECORDS)
         database.on_close.append(self.records.forget)
 
@@ -77,7 +77,23 @@ class _Leaf(ABC):
 
     @abstractmethod
     async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
-        """Read rows with a statement that is known to take long (full text, say)."""
+        """Read rows with a statement that is known to take long."""
+
+    @abstractmethod
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        """Run a function of several reads, and of work between them, where it may take long.
+
+        Args:
+            call: receives the function that reads.
+        """
+
+    @abstractmethod
+    async def apart(self, call: Callable[[], T]) -> T:
+        """Run a function that needs no connection where it may take long."""
+
+    async def change(self, work: Work) -> Any:
+        """Run a function of the writer's connection as one atomic step; it may be run again after a rollback."""
+        return await self._write(work, single=False)
 
     @abstractmethod
     async def close(self) -> None:
@@ -144,6 +160,13 @@ class _Leaf(ABC):
         """Read on the writer's connection, so that a transaction sees its own writes."""
         deadline = current_deadline(self._db.timeout)
         job = Job(lambda conn: conn.execute(sql, args).fetchall(), single=True, deadline=deadline)
+        return await self._run(job, lease.submit)  # type: ignore[no-any-return]
+
+    async def _together_in_lease(self, lease: Lease, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        def work(conn: apsw.Connection) -> T:
+            return call(lambda sql, args: conn.execute(sql, args).fetchall())
+
+        job = Job(work, single=True, deadline=current_deadline(self._db.timeout))
         return await self._run(job, lease.submit)  # type: ignore[no-any-return]
 
     async def _run(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> Any:
@@ -269,6 +292,19 @@ class BlockingSqliteLeaf(_Leaf):
 
     heavy = rows
 
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        lease = self._lease.get()
+        if lease is not None:
+            return await self._together_in_lease(lease, call)
+        until = current_deadline(self._db.timeout)
+        if not self._db.ready:
+            self._db.ensure_open(until)
+        read = LongRead(until)
+        return call(lambda sql, args: self._db.read(sql, args, read))
+
+    async def apart(self, call: Callable[[], T]) -> T:
+        return call()
+
     def _submit(self, job: Job) -> None:
         self._db.writer.run(job)
 
@@ -325,17 +361,23 @@ class AsyncSqliteLeaf(_Leaf):
         return await self.heavy(sql, args)
 
     async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
+        return await self.together(lambda read: read(sql, args))
+
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
         lease = self._lease.get()
         if lease is not None:
-            return await self._in_lease(lease, sql, args)
+            return await self._together_in_lease(lease, call)
         db = self._db
         if not db.ready:
             await self._open()
         read = db.long_read(current_deadline(db.timeout))
         try:
-            return await self._in_worker(lambda: db.read_in_worker(sql, args, read))
+            return await self._in_worker(lambda: call(lambda sql, args: db.read_in_worker(sql, args, read)))
         finally:
             read.stopped = True
+
+    async def apart(self, call: Callable[[], T]) -> T:
+        return await self._in_worker(call)
 
     async def _in_worker(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._db.submit(call))
