@@ -23,6 +23,7 @@ from ambidex.errors import Closed, DeadlineExceeded
 
 __all__ = [
     "INLINE_BYTES",
+    "LONG_STEPS",
     "STEPS",
     "InlineReader",
     "LongRead",
@@ -34,7 +35,10 @@ __all__ = [
 ]
 
 STEPS = 1000
-"""VM instructions between two looks at a query's limit, about 25 µs."""
+"""VM instructions between two looks at an inline query's limit, about 25 µs."""
+
+LONG_STEPS = 50_000
+"""The same for work that may take its time, about 1 ms: each look needs the interpreter's lock, which others want."""
 
 INLINE_BYTES = 64 * 1024
 """The largest text, blob or row that an inline query may meet: copying it takes about 10 µs."""
@@ -292,7 +296,7 @@ class Reader(_Connection):
 
     def _set_up(self, conn: apsw.Connection) -> None:
         conn.set_busy_handler(self._limit.keep_waiting)
-        conn.set_progress_handler(self._limit.over, STEPS)
+        conn.set_progress_handler(self._limit.over, LONG_STEPS)
 
     def row(self, sql: str, args: Sequence[Any]) -> Row | None:
         """Return the first row; the deadline is the ambient one."""

@@ -22,7 +22,7 @@ from queue import Empty
 
 import apsw
 
-from ambidex.backends.sqlite.connection import pause
+from ambidex.backends.sqlite.connection import LONG_STEPS, pause
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, tell
 from ambidex.errors import (
@@ -40,7 +40,6 @@ from ambidex.errors import (
 __all__ = ["Writer"]
 
 _MOST_TOGETHER = 1024
-_STEPS = 10_000
 _FOREVER = float("inf")
 
 KeepWaiting = Callable[[int], bool]
@@ -362,7 +361,7 @@ class Writer:
     def _connection(self) -> apsw.Connection:
         if self._conn is None:
             conn = self._connect(self._keep_waiting)
-            conn.set_progress_handler(self._over, _STEPS)
+            conn.set_progress_handler(self._over, LONG_STEPS)
             self._conn = conn
         return self._conn
 
