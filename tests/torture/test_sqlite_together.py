@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -90,6 +91,7 @@ def in_child(call: Callable[[], object]) -> int:
     """Run the call in a forked child and return its process id."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(300)  # a child that hangs must fail, and not outlive the tests
         status = 1
         try:
             call()
