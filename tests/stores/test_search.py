@@ -163,7 +163,7 @@ def test_hostile_queries(make: Callable[..., UnifiedStorage]) -> None:
         assert index.search(query) == []
     for options in ({"fusion": "best"}, {"min_score": "1"}, {"min_score": float("nan")}, {"vector": [float("nan")]}):
         with pytest.raises(InvalidQuery):
-            index.search("duck", **options)  # type: ignore[arg-type]
+            index.search("duck", **options)
     assert index.search("", vector=[1.0]) == [], "another dimension is nobody's neighbour"
     for field in ("a b", "a'--", "$.a", "", "a" * 100):
         with pytest.raises(InvalidQuery):
