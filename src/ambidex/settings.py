@@ -40,7 +40,7 @@ SCHEMES: Mapping[str, str] = {
 _EXTRAS = {"postgres": "postgres", "redis": "redis", "objects": "objects"}
 _SUFFIXED = {"postgresql", "postgres", "sqlite"}  # SQLAlchemy writes the driver behind a plus sign
 _COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout", "embedder")
-_EMBEDDERS = ("auto", "none", "wordllama", "minilm")
+_EMBEDDERS = ("auto", "none", "wordllama")
 
 Durability = Literal["durable", "relaxed"]
 
@@ -82,8 +82,8 @@ class Settings:
             comes first.
         max_overflow: connections beyond ``pool_size`` that it may have.
         embedder: what makes vectors of the texts of the index: a callable (see
-            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "minilm" (extra ``minilm``),
-            "none", or "auto": WordLlama if it is installed. Nothing is ever downloaded.
+            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "none", or
+            "auto": WordLlama if it is installed. Nothing is ever downloaded.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:

@@ -195,3 +195,16 @@ def test_many_words_of_a_query_count_as_often_as_they_stand_there(tmp_path: Path
     assert [hit.id for hit in storage.index.search("alpha bravo bravo")] == ["b", "a"]
     assert [hit.id for hit in storage.index.search("alpha alpha bravo")] == ["a", "b"]
     storage.close()
+
+
+def test_whole_numbers_rank_as_floats_do() -> None:
+    from ambidex.backends.sqlite import search_segment
+
+    chance = numpy.random.default_rng(3)
+    made = search_segment.Vectors.made(numpy.arange(700), chance.normal(size=(700, 48)).astype("f"))
+    query = chance.normal(size=48).astype("f")
+    query /= numpy.linalg.norm(query)
+    expected = made.codes.astype("f") @ query
+    for dots in (search_segment._plain_dots, search_segment._dots):
+        assert abs(dots(made.codes, query) - expected).max() < 0.02 * abs(expected).max()
+        assert len(dots(made.codes[:0], query)) == 0
