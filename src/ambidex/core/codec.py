@@ -166,16 +166,15 @@ def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
     out: list[Any] | None = None
     for index, item in enumerate(value):
         kind = type(item)
-        if kind is str:  # as in _dict
-            if "\x00" not in item and len(item) <= limit:
-                continue
-        elif kind is int:
-            if -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF:
-                continue
-        elif kind is float:
-            if item - item == 0.0 != item:
-                continue
-        elif kind is bool or item is None:
+        if (  # as in _dict
+            ("\x00" not in item and len(item) <= limit)
+            if kind is str
+            else -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF
+            if kind is int
+            else item - item == 0.0 != item
+            if kind is float
+            else kind is bool or item is None
+        ):
             continue
         try:
             plain = _HANDLERS.get(kind, _model)(item, depth + 1, limit)
@@ -221,16 +220,15 @@ def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
             if "\x00" in key:
                 _str(key, depth, limit)
             kind = type(item)  # the common kinds in place: a call for each would take most of the time of a write
-            if kind is str:
-                if "\x00" not in item and len(item) <= limit:
-                    continue
-            elif kind is int:
-                if -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF:  # names would be looked up each time
-                    continue
-            elif kind is float:
-                if item - item == 0.0 != item:  # finite, and not a zero that could be -0.0
-                    continue
-            elif kind is bool or item is None:
+            if (
+                ("\x00" not in item and len(item) <= limit)
+                if kind is str
+                else -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF  # names would be looked up each time
+                if kind is int
+                else item - item == 0.0 != item  # finite, and not a zero that could be -0.0
+                if kind is float
+                else kind is bool or item is None
+            ):
                 continue
             plain = _HANDLERS.get(kind, _model)(item, depth + 1, limit)
         except _Bad as bad:
