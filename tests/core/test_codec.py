@@ -186,3 +186,35 @@ def test_a_value_that_does_not_fit_its_model_is_corrupted() -> None:
     for model in (_Inner, _Outer, _Struct):
         with pytest.raises(Corrupted, match=model.__name__):
             decode(encode({"x": 1}), model)
+
+
+@pytest.mark.parametrize(
+    "kind", [[0.5], [7], ["text"], [None], [True], [0.0], [b"bytes"], [[1]], [2**63 - 1, -(2**63)]]
+)
+def test_long_lists_of_one_kind_come_back(kind: list[Any]) -> None:
+    assert decode(encode(kind * 50)) == kind * 50
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [math.nan, math.inf, -math.inf, -0.0, 2**63, -(2**63) - 1, "nul\x00", "\ud800", datetime(2020, 1, 1)],  # noqa: DTZ001  # naive on purpose
+)
+@pytest.mark.parametrize("others", [[1.5], [1], ["text"], [1, "text"], [1e308]])
+def test_one_bad_item_in_a_long_list_is_found(bad: Any, others: list[Any]) -> None:
+    items = [*others * 20, bad, *others * 20]
+    for value in (items, {"part": items}):
+        with pytest.raises(
+            UnsupportedValue, match=r"lone surrogate" if bad == "\ud800" else rf"\[{len(others) * 20}\]"
+        ):
+            encode(value)
+
+
+def test_finite_numbers_whose_sum_is_infinite_come_back() -> None:
+    assert decode(encode([1e308] * 40)) == [1e308] * 40
+
+
+def test_a_long_list_of_texts_is_refused_only_by_the_size_of_the_whole() -> None:
+    texts = ["x" * 10] * 40
+    assert decode(encode(texts, 500)) == texts
+    with pytest.raises(ValueTooLarge):
+        encode(texts, 300)

@@ -6,6 +6,7 @@ import inspect
 import pydoc
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -732,3 +733,37 @@ def test_a_forgotten_await_is_pythons_own_warning() -> None:
 
     with pytest.warns(RuntimeWarning, match="'Shelf.put' was never awaited"):
         asyncio.run(main())
+
+
+def test_a_bound_method_that_was_kept_before_its_first_call_is_compiled_by_it() -> None:
+    class Adder(Store):
+        @operation
+        async def add(self, _idle: int, more: int = 1, *rest: int, twice: bool = False) -> int:
+            return (_idle + more + sum(rest)) * (1 + twice)
+
+    class BlockingAdder(Blocking, Adder):
+        pass
+
+    add = BlockingAdder().add
+    assert add.__code__.co_varnames[0] == "__self"
+    assert "_idle" not in add.__code__.co_varnames
+    assert add(1) == 2
+    assert "_idle" in add.__code__.co_varnames
+    assert add(1, 2, 3, twice=True) == 12
+    assert add(1, more=4) == 5
+    with pytest.raises(TypeError, match=r"add\(\) missing 1 required positional argument"):
+        add()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"add\(\) got an unexpected keyword"):
+        BlockingAdder().add(1, other=2)  # type: ignore[call-arg]
+
+
+def test_threads_may_come_at_once_to_a_method_that_was_never_called() -> None:
+    class Echo(Store):
+        @operation
+        async def echo(self, value: int, *, plus: int = 1) -> int:
+            return value + plus
+
+    for _ in range(20):
+        view = type("BlockingEcho", (Blocking, Echo), {})
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(view().echo, range(50))) == list(range(1, 51))

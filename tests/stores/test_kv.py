@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.errors import InvalidQuery
+from ambidex.errors import InvalidKey, InvalidQuery
 from ambidex.stores.kv import BlockingKeyValue, KeyValue, ttl_to_ms
 
 
@@ -60,3 +60,28 @@ def test_the_size_limit_of_the_settings_counts() -> None:
         storage.sync.kv.set("key", "x" * 101)
     with pytest.raises(ValueError, match="the limit is 100"):
         storage.sync.events.append("s", "x" * 101)
+
+
+def test_clear_passes_over_many_pages_of_keys() -> None:
+    storage = UnifiedStorage("memory://")
+    room = storage.sync.kv.namespace("room")
+    room.set_many({f"key {number}": number for number in range(20_001)})
+    room.namespace("inner").set("key", 1)
+    assert room.clear() == 20_001
+    assert list(room.scan()) == []
+    assert storage.sync.kv.namespaces() == ["room"]
+
+
+def test_many_keys_are_written_as_one_key_is() -> None:
+    kv = UnifiedStorage("memory://").sync.kv
+    names = [f"{text} {number}" for text in ("plain", "a:b:c", "größe", "%3A", "a/b:c") for number in range(50)]
+    kv.set_many({name: name for name in names})
+    assert all(kv.get(name) == name for name in names)
+    assert kv.get_many(names) == {name: name for name in names}
+    refused: list[Any] = ["nul\x00", "\ud800", "x" * 2001, 7]
+    for bad in refused:
+        with pytest.raises(InvalidKey):
+            kv.set_many(dict.fromkeys([*names, bad], 1))
+        with pytest.raises(InvalidKey):
+            kv.delete_many([*names, bad])
+    assert kv.delete_many(names) == len(names)

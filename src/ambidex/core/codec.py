@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+from array import array
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -42,7 +43,7 @@ _MAX_DEPTH = 200
 # Extension codes are part of the stored format: never reuse one.
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _TUPLE, _SET, _FROZENSET = range(1, 10)
 
-_ATOMS: Final = frozenset((bool, type(None)))  # nothing about them can be wrong
+_MANY: Final = 16  # items of a list from which passes of C over all are faster than a look at each
 _pack = msgspec.msgpack.Encoder().encode
 _DELTA = struct.Struct(">qii")
 
@@ -70,7 +71,7 @@ def encode(value: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> Stored:
     if type(value) is int and _INT_MIN <= value <= _INT_MAX:
         return value
     try:
-        stored = _VERSION + _pack(_plain(value, 0, max_bytes))
+        stored = _VERSION + _pack(_HANDLERS.get(type(value), _model)(value, 0, max_bytes))
     except _Bad as bad:
         raise UnsupportedValue(f"value{''.join(reversed(bad.path))}: {bad}") from None
     except UnicodeEncodeError:
@@ -118,13 +119,11 @@ def decode(stored: Stored, model: type[Any] | None = None) -> Any:
 # The walk. It returns the same object when nothing needs an extension, so that plain data is not copied.
 
 
-def _plain(value: Any, depth: int, limit: int) -> Any:
-    handler = _HANDLERS.get(type(value))
-    if handler is not None:
-        return handler(value, depth, limit)
+def _model(value: Any, depth: int, limit: int) -> Any:
     if depth > _MAX_DEPTH:
         raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
-    return _plain(_fields(value), depth + 1, limit)
+    data = _fields(value)
+    return _HANDLERS.get(type(data), _model)(data, depth + 1, limit)
 
 
 def _same(value: Any, _depth: int, _limit: int) -> Any:
@@ -162,21 +161,23 @@ def _bytes(value: bytes, _depth: int, limit: int) -> bytes:
 def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
     if depth >= _MAX_DEPTH:
         raise _Bad(f"nested more than {_MAX_DEPTH} levels deep (or containing itself)")
+    if len(value) >= _MANY and _alike(value, limit):
+        return value
     out: list[Any] | None = None
     for index, item in enumerate(value):
         kind = type(item)
         if (  # as in _dict
             ("\x00" not in item and len(item) <= limit)
             if kind is str
-            else _INT_MIN <= item <= _INT_MAX
+            else -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF
             if kind is int
             else item - item == 0.0 != item
             if kind is float
-            else kind in _ATOMS
+            else kind is bool or item is None
         ):
             continue
         try:
-            plain = _plain(item, depth + 1, limit)
+            plain = _HANDLERS.get(kind, _model)(item, depth + 1, limit)
         except _Bad as bad:
             bad.path.append(f"[{index}]")
             raise
@@ -185,6 +186,27 @@ def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
                 out = list(value)
             out[index] = plain
     return value if out is None else out
+
+
+def _alike(value: list[Any], limit: int) -> bool:
+    """Tell whether a list of one kind has nothing in it to refuse or replace, in passes of C; False: look closer."""
+    kinds = set(map(type, value))
+    if len(kinds) > 1:
+        return False
+    kind = kinds.pop()
+    if kind is float:
+        # A sum is finite only if each part is. A zero could be -0.0.
+        return math.isfinite(sum(value)) and 0.0 not in value
+    if kind is int:
+        try:
+            array("q", value)
+        except OverflowError:
+            return False
+        return True
+    if kind is str:
+        text = "".join(value)
+        return "\x00" not in text and len(text) <= limit
+    return kind is bool or kind is type(None)
 
 
 def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
@@ -201,14 +223,14 @@ def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:
             if (
                 ("\x00" not in item and len(item) <= limit)
                 if kind is str
-                else _INT_MIN <= item <= _INT_MAX
+                else -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF  # names would be looked up each time
                 if kind is int
                 else item - item == 0.0 != item  # finite, and not a zero that could be -0.0
                 if kind is float
-                else kind in _ATOMS
+                else kind is bool or item is None
             ):
                 continue
-            plain = _plain(item, depth + 1, limit)
+            plain = _HANDLERS.get(kind, _model)(item, depth + 1, limit)
         except _Bad as bad:
             bad.path.append(f"[{key!r}]")
             raise

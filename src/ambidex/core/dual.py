@@ -222,20 +222,37 @@ def _check_unmarked(cls: type) -> None:
 # that are already being driven, and gets the asynchronous form.
 
 
-def _blocking_operation(fn: Callable[..., Any]) -> Callable[..., Any]:
+def _blocking_operation(__fn: Callable[..., Any], /) -> Callable[..., Any]:
+    """Return the method, which at its first call becomes the one of its shape.
+
+    Most methods of a view are never called in a process, and compiling all of them took most of the time of an import.
+    It becomes another rather than being replaced, so that what has kept a bound method has the fast one, too.
+    """
+
+    def __method(__self: Any, /, *__args: Any, **__kwargs: Any) -> Any:
+        _compile(__method, __fn)
+        return __method(__self, *__args, **__kwargs)
+
+    return __method
+
+
+def _compile(method: Any, fn: Callable[..., Any]) -> None:
     parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
     own = inspect.Parameter("__self", inspect.Parameter.POSITIONAL_ONLY)
     rest = parameters[1:] if parameters[0].kind in _PLAIN else parameters  # a wrapper may take self among its *args
     bare = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in rest]
-    method: Any = _method_shape(str(inspect.Signature([own, *bare])), ", ".join(map(_passed_on, rest)))(fn)
+    code = _method_code(str(inspect.Signature([own, *bare])), ", ".join(map(_passed_on, rest)))
+    # The code comes last: another thread may be calling.
     method.__defaults__ = tuple(p.default for p in rest if p.kind in _PLAIN and p.default is not p.empty) or None
     method.__kwdefaults__ = {p.name: p.default for p in rest if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
-    return cast("Callable[..., Any]", method)
+    method.__code__ = code
 
 
 _PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+# What the compiled methods use, under names that no parameter has.
+__idle, __new_driver, __suspended = _idle, _new_driver, _suspended
 _METHOD = """
-def shape(__fn):
+def shape(__fn, __method):
     def method{parameters}:
         __twin = __self._twin
         if __twin is __self:
@@ -250,6 +267,7 @@ def shape(__fn):
             __idle.append(__driver)
             return __value
         raise __suspended(__coro)
+        __method  # never reached; code can only be exchanged for code that closes over the same names
     return method
 """
 
@@ -262,15 +280,15 @@ def _passed_on(parameter: inspect.Parameter) -> str:
 
 
 @functools.cache
-def _method_shape(parameters: str, arguments: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile the method for a list of parameters.
+def _method_code(parameters: str, arguments: str) -> types.CodeType:
+    """Compile the method for a list of parameters; its global names are this module's.
 
     As dataclasses does: handing on ``*args, **kwargs`` would double what the mechanism adds to a call.
     """
-    names: dict[str, Any] = {"__idle": _idle, "__new_driver": _new_driver, "__suspended": _suspended}
+    names: dict[str, Any] = {}
     source = _METHOD.format(parameters=parameters, arguments=arguments)
     exec(compile(source, f"<ambidex operation {parameters}>", "exec"), names)  # noqa: S102  # names of parameters only
-    return cast("Callable[[Callable[..., Any]], Any]", names["shape"])
+    return cast("types.CodeType", names["shape"](None, None).__code__)
 
 
 def _blocking_stream(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,30 +8,25 @@ another. A prefix of a part's text is a prefix of its escaped text, which makes 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from ambidex.errors import InvalidKey
 
-__all__ = ["MAX_KEY_BYTES", "MAX_PREFIX_BYTES", "decode", "encode", "escape", "prefix_of", "unescape"]
+__all__ = ["MAX_KEY_BYTES", "MAX_PREFIX_BYTES", "decode", "encode", "escape", "escape_all", "prefix_of", "unescape"]
 
 MAX_KEY_BYTES = 2_000
 """The longest escaped key part in bytes."""
 MAX_PREFIX_BYTES = 600
 """The longest tenant and namespace before a key, together and escaped: PostgreSQL's index rows end at about 2,700."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})*\Z")
 
 
-_BYTES = [f"%{byte:02X}" for byte in range(256)]
-_ASCII = {chr(byte): _BYTES[byte] for byte in range(128)}
-
-
-def _hex(match: re.Match[str]) -> str:
-    run = match.group()
-    # nearly always one separator: a slash, a colon, a dot
-    return _ASCII.get(run) or "".join([_BYTES[byte] for byte in run.encode("utf-8")])
+_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+_FORMS = [chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in range(256)]
+_form = _FORMS.__getitem__
 
 
 def escape(part: str) -> str:
@@ -48,24 +43,38 @@ def escape(part: str) -> str:
         ) from None
 
 
-@lru_cache(maxsize=8192)
-def _escape(part: str) -> str:
+def escape_all(parts: Iterable[str]) -> list[str]:
+    """Return each part as :func:`escape` does, without replacing what that one remembers of the keys in daily use."""
+    return list(map(_written, parts))
+
+
+def _written(part: str) -> str:
     if not isinstance(part, str):
         raise InvalidKey(f"a key must be text, not {type(part).__name__}; convert it with str() or an explicit format")
-    if "\x00" in part:
-        raise InvalidKey(f"the key {part[:40]!r} contains a NUL character, which PostgreSQL cannot hold; remove it")
     try:
-        escaped = _UNSAFE.sub(_hex, part)
+        text = part.encode()
     except UnicodeEncodeError:
         raise InvalidKey(
             f"the key {part[:40]!r} contains a lone surrogate, which is not text; decode it properly first"
         ) from None
+    unsafe = text.translate(None, _SAFE)
+    if not unsafe:
+        escaped = text.decode()  # a plain str, whatever subclass the part is of
+    elif unsafe == unsafe[:1] * len(unsafe) and unsafe[0] < 0x80:  # nearly always one separator: a slash, a colon
+        escaped = part.replace(chr(unsafe[0]), _FORMS[unsafe[0]])
+    else:
+        escaped = "".join(map(_form, text))
+    if 0 in unsafe:
+        raise InvalidKey(f"the key {part[:40]!r} contains a NUL character, which PostgreSQL cannot hold; remove it")
     if len(escaped) > MAX_KEY_BYTES:
         raise InvalidKey(
             f"the key {part[:40]!r}… takes {len(escaped)} bytes when escaped, "
             f"the limit is {MAX_KEY_BYTES}; use a hash of it as the key"
         )
     return escaped
+
+
+_escape = lru_cache(maxsize=8192)(_written)
 
 
 def unescape(text: str) -> str:

@@ -7,14 +7,14 @@ a value is refused before any I/O if some backend could not give it back unchang
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from inspect import isawaitable
 from typing import Any, NamedTuple, Self
 
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
-from ambidex.core.keys import escape, unescape
+from ambidex.core.keys import escape, escape_all, unescape
 from ambidex.core.ports import Put, When
 from ambidex.errors import InvalidKey, InvalidQuery, UnsupportedValue
 from ambidex.stores.scope import Scope
@@ -26,6 +26,7 @@ TTL = float | timedelta
 
 _MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
 _MAX_PAGE = 10_000
+_FEW = 100  # keys that may well be asked for again soon
 _GLOB = {"*": "(?s:.*)", "?": "(?s:.)"}
 
 
@@ -84,7 +85,7 @@ class KeyValue(Store):
         wanted = _unique(keys)
         if not wanted:
             return {}
-        found = await self._port.get_many([self._prefix + escape(key) for key in wanted])
+        found = await self._port.get_many(self._keys(wanted))
         return {key: decode(stored, model) for key, stored in zip(wanted, found, strict=True) if stored is not None}
 
     @operation
@@ -110,8 +111,8 @@ class KeyValue(Store):
     @operation
     async def set_many(self, items: Mapping[str, Any], ttl: TTL | None = None) -> None:
         """Store several values in one batch, all or none where the backend can."""
-        prefix, most = self._prefix, self._max
-        puts = [Put(prefix + escape(key), encode(value, most)) for key, value in items.items()]
+        most = self._max
+        puts = list(map(Put, self._keys(items), [encode(value, most) for value in items.values()]))
         if puts:
             await self._port.put_many(puts, ttl_to_ms(ttl))
 
@@ -150,7 +151,7 @@ class KeyValue(Store):
     @operation
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys and return how many existed."""
-        wanted = [self._key(key) for key in _unique(keys)]
+        wanted = self._keys(_unique(keys))
         return await self._port.delete_many(wanted) if wanted else 0
 
     @operation
@@ -241,9 +242,9 @@ class KeyValue(Store):
     @operation
     async def clear(self) -> int:
         """Delete every key of this namespace (not of those below it); return how many there were."""
-        deleted = 0
+        deleted, after = 0, None
         while True:
-            keys, after = await self._port.scan(self._prefix, None, _MAX_PAGE)
+            keys, after = await self._port.scan(self._prefix, after, _MAX_PAGE)
             if keys:
                 deleted += await self._port.delete_many(keys)
             if after is None:
@@ -251,18 +252,26 @@ class KeyValue(Store):
 
     @operation
     async def namespaces(self) -> list[str]:
-        """Return the names of the namespaces of this tenant that hold keys, sorted; "" is the unnamed one."""
+        """Return the names of the namespaces in this one that hold keys, themselves or further inside, sorted.
+
+        Each can be given to :meth:`namespace`; "" stands for keys that are in no namespace but this one.
+        """
         room = self._scope.prefix("kv")
-        found: set[str] = set()
+        paths: set[str] = set()
         after = None
         while True:
-            keys, after = await self._port.scan(room, after, _MAX_PAGE)
-            found.update(key[len(room) :].split(":", 1)[0] for key in keys)
+            keys, after = await self._port.scan(room + escape(self._namespace), after, _MAX_PAGE)
+            paths.update(key[len(room) :].split(":", 1)[0] for key in keys)
             if after is None:
-                return sorted(map(unescape, found))
+                names = {_inside(self._namespace, unescape(path)) for path in paths}
+                return sorted(name for name in names if name is not None)
 
     def _key(self, key: str) -> str:
         return self._prefix + escape(key)
+
+    def _keys(self, keys: Collection[str]) -> list[str]:
+        prefix = self._prefix
+        return [prefix + key for key in (map(escape, keys) if len(keys) <= _FEW else escape_all(keys))]
 
 
 class BlockingKeyValue(Blocking, KeyValue):
@@ -294,6 +303,14 @@ def _join(outer: str, name: str) -> str:
     if not name or type(name) is not str:
         raise InvalidKey(f"a namespace needs a name (text, not empty), not {name!r}")
     return f"{outer}/{escape(name)}" if outer else escape(name)
+
+
+def _inside(outer: str, path: str) -> str | None:
+    """Undo :func:`_join`: the name, in ``outer``, of what leads to ``path``; "" is ``outer`` itself, None elsewhere."""
+    if path == outer:
+        return ""
+    start = f"{outer}/" if outer else ""
+    return unescape(path[len(start) :].split("/", 1)[0]) if path.startswith(start) else None
 
 
 def ttl_to_ms(ttl: TTL | None) -> int | None:

@@ -161,3 +161,19 @@ class NamesContract(Contract, needs=[Capability.KV]):
         assert await subject.kv.namespaces() == ["", "plain"]
         await subject.kv.clear()
         assert await subject.kv.namespaces() == ["plain"]
+
+    async def test_every_listed_namespace_can_be_opened_by_its_name(self, subject: Subject) -> None:
+        """Whatever stands in a name; one inside another is listed by the one that it is in."""
+        odd = ["a:b", "a/b", "100 %", "%3A", "größe", "a"]
+        for name in odd:
+            await subject.kv.namespace(name).set("key", name)
+        await subject.kv.namespace("outer").namespace("in/ner").set("key", "inner")
+        listed = await subject.kv.namespaces()
+        assert listed == sorted([*odd, "outer"])
+        for name in odd:
+            room = subject.kv.namespace(name)
+            assert await room.get("key") == name
+            assert await room.namespaces() == [""]
+        outer = subject.kv.namespace("outer")
+        assert await outer.namespaces() == ["in/ner"]
+        assert await outer.namespace("in/ner").get("key") == "inner"

@@ -25,11 +25,12 @@ from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.records import Column, SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
+from ambidex.backends.sqlite.alarm import Alarms
 from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, Work, set_done
+from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, Work
 from ambidex.backends.sqlite.schema import NOW
 from ambidex.backends.sqlite.search import SqliteSearch
 from ambidex.core.runtime import check_deadline, current_deadline, remaining
@@ -323,6 +324,10 @@ class BlockingSqliteLeaf(_Leaf):
 class AsyncSqliteLeaf(_Leaf):
     """For event loops; serves any number of them."""
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._alarms = Alarms()
+
     async def _open(self) -> None:
         until = current_deadline(self._db.timeout)
         await self._in_worker(lambda: self._db.ensure_open(until))
@@ -388,8 +393,9 @@ class AsyncSqliteLeaf(_Leaf):
     async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
         loop = asyncio.get_running_loop()
         future = job.wait_in_loop(loop)
+        alarm = self._alarms.of(loop)
         submit(job)
-        timer = loop.call_later(remaining(job.deadline), set_done, (future,))
+        alarm.add(future, job.deadline)
         try:
             await future
         except BaseException:
@@ -397,4 +403,4 @@ class AsyncSqliteLeaf(_Leaf):
                 job.withdraw()
             raise
         finally:
-            timer.cancel()
+            alarm.remove(future)
