@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ambidex.core.dual import Store, context, operation
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline
+from ambidex.core.runtime import Runtime, deadline, unit
 from ambidex.errors import AmbidexError, CapabilityMissing
 from ambidex.settings import Settings
 from ambidex.stores.cache import QueryCache
@@ -253,4 +253,5 @@ class Face(Store):
         """
         leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
         async with leaf.transaction():
-            yield
+            with unit():
+                yield

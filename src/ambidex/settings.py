@@ -33,7 +33,7 @@ SCHEMES: Mapping[str, str] = {
     "redis+sentinel": "redis",
     "rediss+sentinel": "redis",
     "s3": "objects",
-    "file": "objects",
+    "file": "files",
 }
 """URL scheme to the name of the backend's folder."""
 

@@ -39,6 +39,7 @@ _CLASSES = {
     "sqlite": ("ambidex.backends.sqlite", "SqliteBackend"),
     "redis": ("ambidex.backends.redis", "RedisBackend"),
     "postgres": ("ambidex.backends.postgres", "PostgresBackend"),
+    "files": ("ambidex.backends.files", "FilesBackend"),
     "objects": ("ambidex.backends.objects", "ObjectsBackend"),
 }
 _third_party: dict[str, Callable[[BackendUrl, Settings], Backend]] = {}

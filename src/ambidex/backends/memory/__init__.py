@@ -8,6 +8,7 @@ shared by all threads and loops that use it, and goes with it; a forked child co
 
 from __future__ import annotations
 
+from ambidex.backends.memory.blobs import MemoryBlobs
 from ambidex.backends.memory.data import Data
 from ambidex.backends.memory.kv import MemoryKeyValue
 from ambidex.backends.memory.log import MemoryLog
@@ -22,7 +23,9 @@ class MemoryBackend:
     """Both colours are one object, because nothing here ever waits."""
 
     name = "memory"
-    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS})
+    capabilities = frozenset(
+        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+    )
 
     def __init__(self, url: BackendUrl | None = None, settings: Settings | None = None) -> None:
         self.blocking = self.aio = MemoryLeaf(Data())
@@ -36,6 +39,7 @@ class MemoryLeaf:
         self.kv = MemoryKeyValue(data)
         self.log = MemoryLog(data)
         self.search = MemorySearch(data)
+        self.blobs = MemoryBlobs(data)
 
     async def open(self) -> None:
         """Nothing to open."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ambidex.core.codec import Stored
-from ambidex.core.ports import Event, IndexItem
+from ambidex.core.ports import BlobInfo, Event, IndexItem
 from ambidex.errors import Conflict
 from ambidex.runtime.process import ForkLock
 
@@ -70,6 +70,7 @@ class Data:
 
     def __init__(self) -> None:
         self._tables = Tables()
+        self.blobs: dict[str, tuple[BlobInfo, bytes]] = {}  # beside the tables: they take no part in transactions
         self._lock = ForkLock()
         self._writes = 0
 

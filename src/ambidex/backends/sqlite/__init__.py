@@ -19,7 +19,9 @@ class SqliteBackend:
     """Implements :class:`ambidex.core.ports.Backend`."""
 
     name = "sqlite"
-    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS})
+    capabilities = frozenset(
+        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+    )
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
         database = Database(url, settings)
