@@ -9,6 +9,7 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ambidex.core.dual import Store, context, operation
@@ -23,6 +24,7 @@ from ambidex.stores.conversations import Conversations
 from ambidex.stores.documents import Documents
 from ambidex.stores.kv import TTL, KeyValue
 from ambidex.stores.log import Log
+from ambidex.stores.media import Media
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
@@ -59,6 +61,10 @@ class Core(Protocol):
 
     def configured(self) -> dict[Capability, Backend]:
         """Return the capabilities that a backend stands behind."""
+        ...
+
+    def local_blobs(self) -> Backend:
+        """Return the folder of blobs for a main backend that can keep none."""
         ...
 
 
@@ -128,6 +134,15 @@ class Face(Store):
     @functools.cached_property
     def _documents(self) -> Documents:
         return Documents(self._scope(Capability.KV), self._search_scope())
+
+    @functools.cached_property
+    def _media(self) -> Media:
+        kv = self._scope(Capability.KV)
+        try:
+            return Media(kv, self._scope(Capability.BLOBS))
+        except CapabilityMissing:
+            local = self._core.local_blobs()
+            return Media(kv, replace(kv, leaf=local.blocking if self._is_blocking else local.aio))
 
     def _search_scope(self) -> Scope | None:
         """Return the scope of search, or None: conversations and documents are kept without it, too."""
@@ -216,6 +231,13 @@ class Face(Store):
                 one character. None: all. A tenant's handle forgets that tenant's only.
         """
         return self._core.cache.invalidate(pattern, self._tenant)
+
+    @operation
+    async def store_media(
+        self, file_data: Any, file_name: str, content_type: str, metadata: Mapping[str, Any] | None = None
+    ) -> str:
+        """Store a file and return its URL. See :meth:`ambidex.stores.media.Media.store`."""
+        return await self._media.store(file_data, file_name, content_type, metadata)
 
     @operation
     async def health_check(self) -> dict[str, bool]:

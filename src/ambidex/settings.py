@@ -80,7 +80,7 @@ class Settings:
         ConfigurationError: a URL, option or value that cannot work; the message names it.
     """
 
-    __slots__ = ("durability", "lease_timeout", "max_value_bytes", "overrides", "timeout", "url")
+    __slots__ = ("durability", "lease_timeout", "local_blobs", "max_value_bytes", "overrides", "timeout", "url")
 
     url: BackendUrl
     overrides: Mapping[str, BackendUrl]
@@ -88,6 +88,8 @@ class Settings:
     durability: Durability
     max_value_bytes: int
     lease_timeout: float
+    local_blobs: BackendUrl
+    """Where media goes if neither the main backend nor ``blobs`` has a place for it: the user's data folder."""
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Settings:
         )
         put(self, "max_value_bytes", int(size))
         put(self, "overrides", _parse_overrides(overrides))
+        put(self, "local_blobs", parse_url(f"file://{_quoted(_data_folder(env))}/blobs")[0])
 
     @classmethod
     def from_toml(cls, text: str) -> Settings:
@@ -255,6 +258,10 @@ def default_url(environ: Mapping[str, str]) -> str:
     url = environ.get("AMBIDEX_URL")
     if url:
         return url
+    return f"sqlite:///{_quoted(_data_folder(environ))}/ambidex.db"
+
+
+def _data_folder(environ: Mapping[str, str]) -> str:
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
@@ -262,4 +269,8 @@ def default_url(environ: Mapping[str, str]) -> str:
         base = os.path.join(home, "Library", "Application Support")
     else:
         base = environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
-    return "sqlite:///" + quote(os.path.join(base, "ambidex", "ambidex.db").replace(os.sep, "/"), safe="/:")
+    return os.path.join(base, "ambidex")
+
+
+def _quoted(path: str) -> str:
+    return quote(path.replace(os.sep, "/"), safe="/:")

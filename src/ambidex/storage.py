@@ -28,6 +28,7 @@ from ambidex.stores.conversations import BlockingConversations, Conversations, D
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
+from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
 __all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
@@ -72,13 +73,7 @@ class _Core:
     def backend(self, capability: Capability) -> Backend:
         """Return the backend that has been chosen for a capability."""
         place = self.settings.overrides.get(str(capability), self.settings.url)
-        backend = self._backends.get(place)
-        if backend is None:
-            with self._guard:
-                backend = self._backends.get(place)
-                if backend is None:
-                    backend = self._backends[place] = _make_backend(place, self.settings)
-                self._announce()
+        backend = self._at(place)
         if capability not in backend.capabilities:
             raise CapabilityMissing(
                 f"the backend {backend.name!r} at {place.display!r} has no {capability}; "
@@ -86,6 +81,20 @@ class _Core:
                 f"Place {capability} elsewhere with a keyword, "
                 f"e.g. UnifiedStorage({place.display!r}, {capability}='sqlite:///data.db')"
             )
+        return backend
+
+    def local_blobs(self) -> Backend:
+        """Return the folder of blobs for a main backend that can keep none."""
+        return self._at(self.settings.local_blobs)
+
+    def _at(self, place: BackendUrl) -> Backend:
+        backend = self._backends.get(place)
+        if backend is None:
+            with self._guard:
+                backend = self._backends.get(place)
+                if backend is None:
+                    backend = self._backends[place] = _make_backend(place, self.settings)
+                self._announce()
         return backend
 
     def leaf(self, capability: Capability, blocking: bool) -> Leaf:
@@ -205,6 +214,11 @@ class AsyncStorage(Face):
         """Texts with versions, found by their best pieces."""
         return self._documents
 
+    @property
+    def media(self) -> Media:
+        """Files by content."""
+        return self._media
+
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
         return AsyncStorage(self._core, _tenant(self._tenant, name))
@@ -268,6 +282,11 @@ class SyncStorage(Blocking, Face):
     def documents(self) -> BlockingDocuments:
         """Texts with versions, found by their best pieces."""
         return BlockingDocuments(*self._documents._bound)
+
+    @functools.cached_property
+    def media(self) -> BlockingMedia:
+        """Files by content."""
+        return BlockingMedia(*self._media._bound)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -361,6 +380,11 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def documents(self) -> DetectingDocuments:
         """Texts with versions, found by their best pieces."""
         return DetectingDocuments(self.aio.documents, self.sync.documents)
+
+    @functools.cached_property
+    def media(self) -> DetectingMedia:
+        """Files by content."""
+        return DetectingMedia(self.aio.media, self.sync.media)
 
     @property
     def settings(self) -> Settings:

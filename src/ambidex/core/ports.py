@@ -302,7 +302,13 @@ class BlobPort(Protocol):
         ...
 
     async def list(self, prefix: str, after: str | None, limit: int) -> tuple[list[BlobInfo], str | None]:
-        """Return up to ``limit`` blobs below ``prefix`` (empty, or ending in ``/``), by key; and the next page's token."""
+        """Return up to ``limit`` blobs below ``prefix``, by key, and the token of the next page (None: no more).
+
+        Args:
+            prefix: empty, or ends with ``/``.
+            after: the token of the page before, or None.
+            limit: at least 1.
+        """
         ...
 
     async def delete_many(self, keys: Sequence[str]) -> None:

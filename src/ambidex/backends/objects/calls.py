@@ -120,7 +120,8 @@ class AsyncCalls(Calls):
                 return list(found)
             return []
 
-        return await self._in_time("list", "", page)
+        found: list[Any] = await self._in_time("list", "", page)
+        return found
 
     async def upload(self, key: str, pieces: AsyncIterator[bytes], **options: Any) -> None:
         self._until("put")
