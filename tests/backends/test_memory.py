@@ -7,7 +7,9 @@ from ambidex.testing import BackendContract
 
 
 class TestMemory(BackendContract):
-    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS})
+    capabilities = frozenset(
+        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+    )
 
     def make_url(self, tmp_path: Path) -> str:
         return "memory://"

@@ -92,7 +92,7 @@ class Media(Store):
             _sha, blob, size = await self._upload(source, content_type, sha)
         return to_url(sha, name)
 
-    def _about(self, content_type: str, metadata: Mapping[str, Any] | None) -> builtins.list[Any]:
+    def _about(self, content_type: Any, metadata: Any) -> builtins.list[Any]:
         if not isinstance(content_type, str) or not _TYPE.match(content_type):
             raise UnsupportedValue(f"a content type looks like image/png, not {str(content_type)[:60]!r}")
         if metadata is not None and not isinstance(metadata, Mapping):
@@ -176,7 +176,7 @@ class Media(Store):
         Args:
             older_than: what was written later is left alone. Longer than the longest upload and transaction.
         """
-        if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        if type(older_than) is not timedelta or older_than < timedelta(0):
             raise InvalidQuery(f"older_than is a timedelta that is not negative, not {older_than!r}")
         seconds = older_than.total_seconds()
         swept, after = await self._blobs.tidy(seconds), None
@@ -237,7 +237,7 @@ class Media(Store):
                 "media kept in memory or in local files has no URL that others could fetch; read it with read or "
                 "stream, or place blobs in an object store: UnifiedStorage(…, blobs='s3://bucket/prefix')"
             )
-        seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+        seconds: Any = expires.total_seconds() if isinstance(expires, timedelta) else expires
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 1:
             raise InvalidQuery(f"a URL is valid for at least a second, not {expires!r}")
         content = await self._found(url)

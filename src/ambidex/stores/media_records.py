@@ -65,7 +65,7 @@ class Content(NamedTuple):
         return MediaInfo(to_url(sha, name), name, content_type, self.size, sha, metadata, created)
 
 
-def check_name(name: str) -> str:
+def check_name(name: Any) -> str:
     """Return the name of a file if everybody who receives it could use it safely.
 
     Raises:
@@ -94,7 +94,7 @@ def to_url(sha: str, name: str) -> str:
     return f"media://{sha}/{quote(name, safe='/')}"
 
 
-def parse_url(url: str) -> tuple[str, str]:
+def parse_url(url: Any) -> tuple[str, str]:
     """Return the content and the name of a URL.
 
     Raises:

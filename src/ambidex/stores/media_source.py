@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from typing import Any
 
 from ambidex.core.runtime import Runtime
@@ -20,7 +20,6 @@ PIECE = 1024 * 1024
 """How much is read at once, in bytes."""
 
 _INLINE = 64 * 1024
-_END = object()
 
 
 class Source:
@@ -83,14 +82,18 @@ class Source:
             while piece := _checked(await self._result(data.read, PIECE)):
                 yield piece
         elif isinstance(data, AsyncIterable):
+            gathered = bytearray()
             async for item in data:
-                if piece := _checked(item):
-                    yield piece
+                gathered += _checked(item)
+                if len(gathered) >= PIECE:
+                    yield bytes(gathered)
+                    gathered.clear()
+            if gathered:
+                yield bytes(gathered)
         else:
             items = iter(data)
-            while (item := await self._result(next, items, _END)) is not _END:
-                if piece := _checked(item):
-                    yield piece
+            while piece := await self._runtime.offload(lambda: _next_piece(items)):
+                yield piece
 
     async def _result(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call what may block, or may be a coroutine function."""
@@ -121,6 +124,16 @@ class Hashing:
             yield piece
         if self._expected and self.digest != self._expected:
             raise Conflict("the file was changed while it was being stored; nothing was stored, store it again")
+
+
+def _next_piece(items: Iterator[Any]) -> bytes:
+    """Return about a piece, b"" at the end: one change of threads for many small items."""
+    gathered = bytearray()
+    for item in items:
+        gathered += _checked(item)
+        if len(gathered) >= PIECE:
+            break
+    return bytes(gathered)
 
 
 def _checked(piece: Any) -> bytes:

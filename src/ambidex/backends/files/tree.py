@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import threading
 import time
@@ -18,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ambidex.backends.files.errors import translate
+from ambidex.core.keys import blob_segments
 from ambidex.core.ports import BlobInfo
 from ambidex.errors import Closed, Corrupted, InvalidKey
 
 __all__ = ["Draft", "Reader", "Tree"]
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")
 _INCOMING = ".incoming"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # opening a pipe must not wait for its other end
@@ -47,12 +46,12 @@ class Tree:
 
     def open(self, key: str) -> Reader:
         """Return the blob's content, to be closed; opens nothing."""
-        _segments(key)
+        blob_segments(key)
         return Reader(self, key)
 
     def head(self, key: str) -> BlobInfo | None:
         """Return what is known of the blob, or None."""
-        *folders, name = _segments(key)
+        *folders, name = blob_segments(key)
         with self._errors(key):
             try:
                 with self._folder(folders) as folder:
@@ -66,7 +65,7 @@ class Tree:
 
     def list(self, prefix: str, after: str, limit: int) -> list[BlobInfo]:
         """Return up to ``limit`` blobs below a folder, in the order of their keys, those behind ``after``."""
-        folders = _segments(prefix[:-1]) if prefix else []
+        folders = blob_segments(prefix[:-1]) if prefix else []
         if prefix and not prefix.endswith("/"):
             raise InvalidKey(f"the prefix {prefix!r} does not end with a slash")
         found: list[BlobInfo] = []
@@ -84,7 +83,7 @@ class Tree:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete blobs; absent ones are passed over."""
         for key in keys:
-            *folders, name = _segments(key)
+            *folders, name = blob_segments(key)
             with self._errors(key):
                 try:
                     with self._folder(folders) as folder:
@@ -183,7 +182,7 @@ class Draft:
 
     def publish(self, key: str, content_type: str, metadata: Mapping[str, str]) -> None:
         """Make it the blob of ``key``, in one step."""
-        *folders, name = _segments(key)
+        *folders, name = blob_segments(key)
         tree = self._tree
         with self._guard, tree._errors(key):
             tree.flush(self._opened())
@@ -273,18 +272,10 @@ class Reader:
         if self._over:
             raise Closed("reading this blob was given up")
         if self._handle is None:
-            *folders, name = _segments(self._key)
+            *folders, name = blob_segments(self._key)
             with self._tree._folder(folders) as folder:
                 self._handle = _open_plain(name, folder)
         return self._handle
-
-
-def _segments(key: str) -> list[str]:
-    segments = key.split("/")
-    for segment in segments:
-        if not _SEGMENT.match(segment):
-            raise InvalidKey(f"the blob key {key[:80]!r} has a part {segment[:40]!r} that could not be kept safely")
-    return segments
 
 
 def _beside(name: str) -> str:

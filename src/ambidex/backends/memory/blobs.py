@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
 
 from ambidex.backends.memory.data import Data
+from ambidex.core.keys import blob_segments
 from ambidex.core.ports import BlobInfo
 from ambidex.errors import CapabilityMissing, NotFound
 
@@ -32,11 +33,13 @@ class MemoryBlobs:
         content_type: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
+        blob_segments(key)
         whole = data if isinstance(data, bytes) else b"".join([piece async for piece in data])
         about = MappingProxyType(dict(metadata or {}))
         self._blobs[key] = BlobInfo(key, len(whole), time.time(), content_type, about), whole
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        blob_segments(key)
         try:
             whole = self._blobs[key][1]
         except KeyError:

@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ambidex.backends.objects.calls import Calls
+from ambidex.core.keys import blob_segments
 from ambidex.core.ports import BlobInfo
 from ambidex.errors import InvalidKey, InvalidQuery, NotFound, UnsupportedValue
 
 __all__ = ["ObjectBlobs"]
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")
 _NAME = re.compile(r"[a-z0-9-]+\Z")
 _PART = 8 * 1024 * 1024  # S3 allows 10,000 parts of at least 5 MiB: this reaches 80 GB
 _CONCURRENT = 2
@@ -43,7 +43,7 @@ class ObjectBlobs:
         content_type: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        _check(key)
+        blob_segments(key)
         attributes = _attributes(content_type, metadata or {})
         if isinstance(data, bytes) and len(data) <= _PART:
             await self._calls.call("put", key, key, data, attributes=attributes, use_multipart=False)
@@ -61,7 +61,7 @@ class ObjectBlobs:
         return b"".join([piece async for piece in self.stream(key, start, length, _PART)])
 
     async def stream(self, key: str, start: int, length: int | None, chunk: int) -> AsyncGenerator[bytes, None]:
-        _check(key)
+        blob_segments(key)
         size = await self._size(key)
         end = size if length is None else min(size, start + length)
         while start < end:
@@ -75,7 +75,7 @@ class ObjectBlobs:
         return int(found["size"])
 
     async def head(self, key: str) -> BlobInfo | None:
-        _check(key)
+        blob_segments(key)
         try:
             found = await self._calls.call("get", key, key, options={"head": True})
         except NotFound:
@@ -89,7 +89,7 @@ class ObjectBlobs:
         if prefix:
             if not prefix.endswith("/"):
                 raise InvalidKey(f"the prefix {prefix!r} does not end with a slash")
-            _check(prefix[:-1])
+            blob_segments(prefix[:-1])
         limit = min(limit, _PAGE)
         found = await self._calls.first_page(prefix, after, limit)
         infos = [BlobInfo(one["path"], one["size"], one["last_modified"].timestamp()) for one in found[:limit]]
@@ -97,12 +97,12 @@ class ObjectBlobs:
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
-            _check(key)
+            blob_segments(key)
         for at in range(0, len(keys), _DELETED_AT_ONCE):
             await self._calls.call("delete", "", list(keys[at : at + _DELETED_AT_ONCE]))
 
     async def presign(self, key: str, seconds: int) -> str:
-        _check(key)
+        blob_segments(key)
         if not 1 <= seconds <= _MOST_SECONDS:
             raise InvalidQuery(f"a presigned URL is valid for 1 second to 7 days, not {seconds!r} seconds")
         url: str = await self._calls.call("sign", key, "GET", key, timedelta(seconds=seconds))
@@ -111,12 +111,6 @@ class ObjectBlobs:
     async def tidy(self, seconds: float) -> int:
         """Nothing that obstore could find: have the bucket end unfinished uploads by a lifecycle rule."""
         return 0
-
-
-def _check(key: str) -> None:
-    for segment in key.split("/"):
-        if not _SEGMENT.match(segment):
-            raise InvalidKey(f"the blob key {key[:80]!r} has a part {segment[:40]!r} that could not be kept safely")
 
 
 def _attributes(content_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
