@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from contextvars import copy_context
 from typing import Any
 
-from ambidex.core.runtime import Runtime
+from ambidex.core.runtime import Runtime, check_deadline, current_deadline
 from ambidex.errors import Conflict, UnsupportedValue
 
 __all__ = ["PIECE", "Hashing", "Source"]
@@ -85,6 +87,7 @@ class Source:
             gathered = bytearray()
             async for item in data:
                 gathered += _checked(item)
+                _in_time()
                 if len(gathered) >= PIECE:
                     yield bytes(gathered)
                     gathered.clear()
@@ -92,7 +95,8 @@ class Source:
                 yield bytes(gathered)
         else:
             items = iter(data)
-            while piece := await self._runtime.offload(lambda: _next_piece(items)):
+            context = copy_context()  # with the deadline, also in another thread
+            while piece := await self._runtime.offload(lambda: context.run(_next_piece, items)):
                 yield piece
 
     async def _result(self, call: Callable[..., Any], *args: Any) -> Any:
@@ -131,9 +135,15 @@ def _next_piece(items: Iterator[Any]) -> bytes:
     gathered = bytearray()
     for item in items:
         gathered += _checked(item)
+        _in_time()
         if len(gathered) >= PIECE:
             break
     return bytes(gathered)
+
+
+def _in_time() -> None:
+    """Let a stream that trickles be ended by the caller's deadline; without one it may take its time."""
+    check_deadline(current_deadline(math.inf), "reading more of the caller's stream")
 
 
 def _checked(piece: Any) -> bytes:

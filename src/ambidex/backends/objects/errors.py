@@ -44,12 +44,12 @@ def translate(error: BaseException, place: str, key: str, writing: bool) -> erro
         return errors.ConfigurationError(f"{place} does not exist; make the bucket, or correct the URL{said}")
     if isinstance(error, FileNotFoundError):
         return errors.NotFound(f"{where} does not exist")
+    if code in _FULL or status == 507:
+        return errors.StorageFull(f"no space is left in {place}{said}")
     if code in _IDENTITY or isinstance(error, driver.UnauthenticatedError):
         return errors.AuthenticationFailed(f"{place} rejected the credentials{said}; check key, secret and clock")
     if isinstance(error, driver.PermissionDeniedError) or status in (401, 403):
         return errors.PermissionDenied(f"{place} refused access to {key or 'the bucket'!r}{said}")
-    if code in _FULL or status == 507:
-        return errors.StorageFull(f"no space is left in {place}{said}")
     if code in _BUSY or status == 429:
         return errors.RateLimited(f"{place} asks to slow down{said}", retry_after=1.0)
     return _transport(text, status, where, said, writing)
