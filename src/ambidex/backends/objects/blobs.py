@@ -7,6 +7,7 @@ ranges, and only a few of them are in memory at once.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from ambidex.errors import InvalidKey, InvalidQuery, NotFound, UnsupportedValue
 __all__ = ["ObjectBlobs"]
 
 _NAME = re.compile(r"[a-z0-9-]+\Z")
-_PART = 8 * 1024 * 1024  # S3 allows 10,000 parts of at least 5 MiB: this reaches 80 GB
+_PART = 8 * 1024 * 1024  # S3 wants at least 5 MiB and allows 10,000 of them: this reaches 80 GB
 _CONCURRENT = 2
 _PRINTABLE = "".join(map(chr, range(33, 127))).replace("%", "")
 _MOST_SECONDS = 7 * 24 * 3600  # what AWS allows
@@ -49,9 +50,9 @@ class ObjectBlobs:
             await self._calls.call("put", key, key, data, attributes=attributes, use_multipart=False)
             return
         pieces = _pieces(data) if isinstance(data, bytes) else data
-        head = await _taken(pieces, _PART)
-        if len(head) <= _PART:
-            await self._calls.call("put", key, key, head, attributes=attributes, use_multipart=False)
+        head, size = await _taken(pieces, _PART)
+        if size <= _PART:
+            await self._calls.call("put", key, key, b"".join(head), attributes=attributes, use_multipart=False)
             return
         await self._calls.upload(
             key, _chained(head, pieces), attributes=attributes, chunk_size=_PART, max_concurrency=_CONCURRENT
@@ -65,10 +66,11 @@ class ObjectBlobs:
         size = await self._size(key)
         end = size if length is None else min(size, start + length)
         while start < end:
-            most = min(chunk, end - start)
-            piece = bytes(await self._calls.call("get_range", key, key, start=start, length=most))
-            start += len(piece)
-            yield piece
+            most = min(_PART, end - start)
+            part = memoryview(await self._calls.call("get_range", key, key, start=start, length=most))
+            start += len(part)
+            for at in range(0, len(part), chunk):
+                yield bytes(part[at : at + chunk])
 
     async def _size(self, key: str) -> int:
         found = await self._calls.call("head", key, key)
@@ -128,17 +130,19 @@ async def _pieces(data: bytes) -> AsyncGenerator[bytes, None]:
         yield bytes(view[at : at + _PART])
 
 
-async def _taken(pieces: AsyncIterator[bytes], most: int) -> bytes:
-    """Return the first pieces, until they are more than ``most`` bytes or the end."""
-    taken = bytearray()
+async def _taken(pieces: AsyncIterator[bytes], most: int) -> tuple[deque[bytes], int]:
+    """Return the first pieces, until they are more than ``most`` bytes or the end; and how many bytes they are."""
+    taken, size = deque[bytes](), 0
     async for piece in pieces:
-        taken += piece
-        if len(taken) > most:
+        taken.append(piece)
+        size += len(piece)
+        if size > most:
             break
-    return bytes(taken)
+    return taken, size
 
 
-async def _chained(head: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield head
+async def _chained(head: deque[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while head:
+        yield head.popleft()
     async for piece in rest:
         yield piece
