@@ -11,7 +11,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ambidex.core.dual import Store, context, operation
@@ -19,7 +19,7 @@ from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline
+from ambidex.core.runtime import Runtime, deadline, in_unit, unit
 from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict
 from ambidex.settings import Settings
 from ambidex.stores.cache import QueryCache
@@ -28,6 +28,7 @@ from ambidex.stores.conversations import Conversations
 from ambidex.stores.documents import Documents
 from ambidex.stores.kv import TTL, KeyValue
 from ambidex.stores.log import Log
+from ambidex.stores.media import Media
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
@@ -36,7 +37,6 @@ __all__ = ["Core", "Face", "StorageBackend"]
 _log = logging.getLogger("ambidex")
 _PROBE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.005
-_inside: ContextVar[bool] = ContextVar("ambidex_inside_transaction", default=False)
 
 
 class Core(Protocol):
@@ -71,6 +71,10 @@ class Core(Protocol):
 
     def configured(self) -> dict[Capability, Backend]:
         """Return the capabilities that a backend stands behind."""
+        ...
+
+    def local_blobs(self) -> Backend:
+        """Return the folder of blobs for a main backend that can keep none."""
         ...
 
 
@@ -147,6 +151,15 @@ class Face(Store):
     @lazy
     def _documents(self) -> Documents:
         return Documents(self._scope(Capability.KV), self._search_scope())
+
+    @lazy
+    def _media(self) -> Media:
+        kv = self._scope(Capability.KV)
+        try:
+            return Media(kv, self._scope(Capability.BLOBS))
+        except CapabilityMissing:
+            local = self._core.local_blobs()
+            return Media(kv, replace(kv, leaf=local.blocking if self._is_blocking else local.aio))
 
     def _search_scope(self) -> Scope | None:
         """Return the scope of search, or None: conversations and documents are kept without it, too."""
@@ -237,6 +250,13 @@ class Face(Store):
         return self._core.cache.invalidate(pattern, self._tenant)
 
     @operation
+    async def store_media(
+        self, file_data: Any, file_name: str, content_type: str, metadata: Mapping[str, Any] | None = None
+    ) -> str:
+        """Store a file and return its URL. See :meth:`ambidex.stores.media.Media.store`."""
+        return await self._media.store(file_data, file_name, content_type, metadata)
+
+    @operation
     async def health_check(self) -> dict[str, bool]:
         """Probe each configured capability's backend with a real round trip.
 
@@ -271,12 +291,9 @@ class Face(Store):
             LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
         """
         leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
-        token = _inside.set(True)
-        try:
-            async with leaf.transaction():
+        async with leaf.transaction():
+            with unit():
                 yield
-        finally:
-            _inside.reset(token)
 
     @operation
     async def atomically(self, unit: Callable[[], Any], *, attempts: int = 5) -> Any:
@@ -295,7 +312,7 @@ class Face(Store):
             CapabilityMissing: the backend has no transactions.
             Conflict: it lost every time.
         """
-        last = 1 if _inside.get() else max(1, attempts)
+        last = 1 if in_unit() else max(1, attempts)
         for attempt in range(1, last + 1):
             try:
                 async with self.transaction():

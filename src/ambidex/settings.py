@@ -33,7 +33,7 @@ SCHEMES: Mapping[str, str] = {
     "redis+sentinel": "redis",
     "rediss+sentinel": "redis",
     "s3": "objects",
-    "file": "objects",
+    "file": "files",
 }
 """URL scheme to the name of the backend's folder."""
 
@@ -95,6 +95,7 @@ class Settings:
         "embedder",
         "json_serializer",
         "lease_timeout",
+        "local_blobs",
         "max_overflow",
         "max_value_bytes",
         "overrides",
@@ -115,6 +116,8 @@ class Settings:
     json_serializer: Callable[[Any], str | bytes] | None
     pool_size: int | None
     max_overflow: int | None
+    local_blobs: BackendUrl
+    """Where media goes if neither the main backend nor ``blobs`` has a place for it: the user's data folder."""
 
     def __init__(  # noqa: PLR0913  # every setting by its name
         self,
@@ -161,6 +164,7 @@ class Settings:
         put(self, "max_overflow", overflow)
         put(self, "embedder", _embedder(pick("embedder", embedder, "auto")))
         put(self, "overrides", _parse_overrides(overrides))
+        put(self, "local_blobs", parse_url(f"file://{_quoted(_data_folder(env))}/blobs")[0])
 
     def connections(self, default: int) -> int:
         """Return how many connections a pool may have, in all; ``default`` where nothing was chosen."""
@@ -314,6 +318,10 @@ def default_url(environ: Mapping[str, str]) -> str:
     url = environ.get("AMBIDEX_URL")
     if url:
         return url
+    return f"sqlite:///{_quoted(_data_folder(environ))}/ambidex.db"
+
+
+def _data_folder(environ: Mapping[str, str]) -> str:
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
@@ -321,4 +329,8 @@ def default_url(environ: Mapping[str, str]) -> str:
         base = os.path.join(home, "Library", "Application Support")
     else:
         base = environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
-    return "sqlite:///" + quote(os.path.join(base, "ambidex", "ambidex.db").replace(os.sep, "/"), safe="/:")
+    return os.path.join(base, "ambidex")
+
+
+def _quoted(path: str) -> str:
+    return quote(path.replace(os.sep, "/"), safe="/:")

@@ -30,6 +30,7 @@ from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Docu
 from ambidex.stores.embedders import embedder_for
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
+from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
 from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
@@ -44,6 +45,7 @@ _CLASSES = {
     "sqlite": ("ambidex.backends.sqlite", "SqliteBackend"),
     "redis": ("ambidex.backends.redis", "RedisBackend"),
     "postgres": ("ambidex.backends.postgres", "PostgresBackend"),
+    "files": ("ambidex.backends.files", "FilesBackend"),
     "objects": ("ambidex.backends.objects", "ObjectsBackend"),
 }
 _third_party: dict[str, Callable[[BackendUrl, Settings], Backend]] = {}
@@ -81,13 +83,7 @@ class _Core:
     def backend(self, capability: Capability) -> Backend:
         """Return the backend that has been chosen for a capability."""
         place = self.settings.overrides.get(str(capability), self.settings.url)
-        backend = self._backends.get(place)
-        if backend is None:
-            with self._guard:
-                backend = self._backends.get(place)
-                if backend is None:
-                    backend = self._backends[place] = _make_backend(place, self.settings)
-                self._announce()
+        backend = self._at(place)
         if capability not in backend.capabilities:
             raise CapabilityMissing(
                 f"the backend {backend.name!r} at {place.display!r} has no {capability}; "
@@ -95,6 +91,20 @@ class _Core:
                 f"Place {capability} elsewhere with a keyword, "
                 f"e.g. UnifiedStorage({place.display!r}, {capability}='sqlite:///data.db')"
             )
+        return backend
+
+    def local_blobs(self) -> Backend:
+        """Return the folder of blobs for a main backend that can keep none."""
+        return self._at(self.settings.local_blobs)
+
+    def _at(self, place: BackendUrl) -> Backend:
+        backend = self._backends.get(place)
+        if backend is None:
+            with self._guard:
+                backend = self._backends.get(place)
+                if backend is None:
+                    backend = self._backends[place] = _make_backend(place, self.settings)
+                self._announce()
         return backend
 
     def leaf(self, capability: Capability, blocking: bool) -> Leaf:
@@ -218,6 +228,11 @@ class AsyncStorage(Face):
         """Return the repository of a model class."""
         return Repository(self, model)
 
+    @property
+    def media(self) -> Media:
+        """Files by content."""
+        return self._media
+
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
         return AsyncStorage(self._core, _tenant(self._tenant, name))
@@ -285,6 +300,11 @@ class SyncStorage(Blocking, Face):
     def repository(self, model: type[T]) -> BlockingRepository[T]:
         """Return the repository of a model class."""
         return BlockingRepository(self, model)
+
+    @lazy
+    def media(self) -> BlockingMedia:
+        """Files by content."""
+        return BlockingMedia(*self._media._bound)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -378,6 +398,11 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def documents(self) -> DetectingDocuments:
         """Texts with versions, found by their best pieces."""
         return DetectingDocuments(self.aio.documents, self.sync.documents)
+
+    @lazy
+    def media(self) -> DetectingMedia:
+        """Files by content."""
+        return DetectingMedia(self.aio.media, self.sync.media)
 
     @property
     def settings(self) -> Settings:

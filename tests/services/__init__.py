@@ -11,8 +11,8 @@ with it: on `stop()`, at interpreter exit, and, through the keeper, when this pr
         server.kill()                 # kill -9
         server.start()                # same port, same data
 
-Map: `handle` what every server can do; `postgres`, `redis`, `cluster`, `sentinel`, `pgbouncer` the
-kinds; `proxy` network faults; `certificates` TLS; `catalogue` kinds by name and the environment
+Map: `handle` what every server can do; `postgres`, `redis`, `cluster`, `sentinel`, `pgbouncer`,
+`s3` the kinds; `proxy` network faults; `certificates` TLS; `catalogue` kinds by name and the environment
 variables that point the suite at existing servers; `fixtures` for pytest; `python -m
 tests.services` for people. `accounts`, `keeper`, `ports` and `resp` are what they stand on.
 
@@ -27,6 +27,7 @@ from tests.services.pgbouncer import PgBouncerServer
 from tests.services.postgres import PostgresServer
 from tests.services.proxy import Proxy
 from tests.services.redis import RedisOptions, RedisServer
+from tests.services.s3 import S3Server
 from tests.services.sentinel import RedisSentinel
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "RedisOptions",
     "RedisSentinel",
     "RedisServer",
+    "S3Server",
     "Server",
     "Service",
     "StartFailed",

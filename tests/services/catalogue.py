@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.services import postgres, redis
+from tests.services import postgres, redis, s3
 from tests.services.cluster import RedisCluster
 from tests.services.handle import External, Flavour, Service
 from tests.services.pgbouncer import PgBouncerServer
 from tests.services.postgres import PostgresServer
 from tests.services.redis import RedisServer
+from tests.services.s3 import S3Server
 from tests.services.sentinel import RedisSentinel
 
 
@@ -58,5 +59,6 @@ KINDS = {
             lambda _: PgBouncerServer().unavailable(),
             lambda _: PgBouncerServer(),
         ),
+        Kind("s3", "AMBIDEX_TEST_S3_URL", ("wheel",), lambda _: s3.unavailable(), lambda _: S3Server()),
     )
 }

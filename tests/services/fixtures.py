@@ -54,6 +54,12 @@ def pgbouncer_server(request: pytest.FixtureRequest) -> Iterator[Service]:
     yield from _shared("pgbouncer", request.param)
 
 
+@pytest.fixture(scope="session", params=KINDS["s3"].flavours)
+def s3_server(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """An object store with an empty bucket; an S3Server, or External."""
+    yield from _shared("s3", request.param)
+
+
 @pytest.fixture
 def make_proxy() -> Iterator[Callable[[str], Proxy]]:
     """`make_proxy(url)` starts a proxy before that server; all of them stop with the test."""

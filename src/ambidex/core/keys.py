@@ -13,7 +13,17 @@ from functools import lru_cache
 
 from ambidex.errors import InvalidKey
 
-__all__ = ["MAX_KEY_BYTES", "MAX_PREFIX_BYTES", "decode", "encode", "escape", "escape_all", "prefix_of", "unescape"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "MAX_PREFIX_BYTES",
+    "blob_segments",
+    "decode",
+    "encode",
+    "escape",
+    "escape_all",
+    "prefix_of",
+    "unescape",
+]
 
 MAX_KEY_BYTES = 2_000
 """The longest escaped key part in bytes."""
@@ -21,6 +31,7 @@ MAX_PREFIX_BYTES = 600
 """The longest tenant and namespace before a key, together and escaped: PostgreSQL's index rows end at about 2,700."""
 
 _ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})*\Z")
 
 
@@ -104,3 +115,16 @@ def decode(key: str) -> tuple[str, ...]:
 def prefix_of(*parts: str) -> str:
     """Return the text with which every key starts that has these parts first and more after them."""
     return encode(*parts) + ":"
+
+
+def blob_segments(key: str) -> list[str]:
+    """Return the parts of a blob's key, which become folders and a file where files are kept.
+
+    Raises:
+        InvalidKey: a part is empty, begins with a dot or holds anything but ``A-Z a-z 0-9 _ - .``.
+    """
+    segments = key.split("/")
+    for segment in segments:
+        if not _SEGMENT.match(segment):
+            raise InvalidKey(f"the blob key {key[:80]!r} has a part {segment[:40]!r} that could not be kept safely")
+    return segments

@@ -23,8 +23,10 @@ __all__ = [
     "current_deadline",
     "current_operation",
     "deadline",
+    "in_unit",
     "operation_id",
     "remaining",
+    "unit",
 ]
 
 T = TypeVar("T")
@@ -32,6 +34,23 @@ T = TypeVar("T")
 _deadline: ContextVar[float | None] = ContextVar("ambidex_deadline", default=None)
 _operation: ContextVar[str | None] = ContextVar("ambidex_operation", default=None)
 _MAX_OPERATION_ID = 200
+
+_units: ContextVar[int] = ContextVar("ambidex_units", default=0)
+
+
+@contextmanager
+def unit() -> Iterator[None]:
+    """Mark what this task or thread does inside as part of a transaction, which may yet be undone."""
+    token = _units.set(_units.get() + 1)
+    try:
+        yield
+    finally:
+        _units.reset(token)
+
+
+def in_unit() -> bool:
+    """Tell whether this task or thread is inside a transaction: what cannot be undone must wait for its end."""
+    return _units.get() > 0
 
 
 @contextmanager

@@ -31,12 +31,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ambidex.testing.backend import BackendContract
+    from ambidex.testing.blobs import BlobContract
     from ambidex.testing.concurrency import ConcurrencyContract
     from ambidex.testing.contract import Contract, Mode, Subject
     from ambidex.testing.expiry import ExpiryContract
     from ambidex.testing.face import FaceContract
     from ambidex.testing.kv import KeyValueContract
     from ambidex.testing.log import LogContract
+    from ambidex.testing.media import MediaContract
     from ambidex.testing.names import NamesContract
     from ambidex.testing.records import (
         RecordsConcurrencyContract,
@@ -49,12 +51,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BackendContract": "backend",
+    "BlobContract": "blobs",
     "ConcurrencyContract": "concurrency",
     "Contract": "contract",
     "ExpiryContract": "expiry",
     "FaceContract": "face",
     "KeyValueContract": "kv",
     "LogContract": "log",
+    "MediaContract": "media",
     "Mode": "contract",
     "NamesContract": "names",
     "RecordsConcurrencyContract": "records",
@@ -68,12 +72,14 @@ _HOME = {
 
 __all__ = [
     "BackendContract",
+    "BlobContract",
     "ConcurrencyContract",
     "Contract",
     "ExpiryContract",
     "FaceContract",
     "KeyValueContract",
     "LogContract",
+    "MediaContract",
     "Mode",
     "NamesContract",
     "RecordsConcurrencyContract",

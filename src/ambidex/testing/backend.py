@@ -12,12 +12,14 @@ import pytest
 
 from ambidex.core.ports import Capability
 from ambidex.storage import UnifiedStorage
+from ambidex.testing.blobs import BlobContract
 from ambidex.testing.concurrency import ConcurrencyContract
 from ambidex.testing.contract import Contract, Subject
 from ambidex.testing.expiry import ExpiryContract
 from ambidex.testing.face import FaceContract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
+from ambidex.testing.media import MediaContract, MediaInTransactionsContract
 from ambidex.testing.names import NamesContract
 from ambidex.testing.records import RecordsConcurrencyContract, RecordsContract, RecordsTransactionContract
 from ambidex.testing.search import SearchContract
@@ -71,6 +73,9 @@ class BackendContract(
     SearchContract,
     RecordsContract,
     RecordsConcurrencyContract,
+    BlobContract,
+    MediaContract,
+    MediaInTransactionsContract,
     TransactionContract,
     TransactionRoomsContract,
     RecordsTransactionContract,

@@ -22,11 +22,12 @@ from typing import Any, ClassVar, TypeVar, cast
 import pytest
 
 from ambidex.core.dual import drive
-from ambidex.core.ports import Capability
+from ambidex.core.ports import BlobPort, Capability
 from ambidex.face import Face
 from ambidex.storage import UnifiedStorage
 from ambidex.stores.kv import KeyValue
 from ambidex.stores.log import Log
+from ambidex.stores.media import Media
 from ambidex.stores.search import Index
 
 __all__ = ["Contract", "Mode", "Subject"]
@@ -88,6 +89,16 @@ class Subject:
         if self.mode is Mode.ASYNC:
             return self.storage.aio.repository(cls)
         return self.storage.sync.repository(cls)._twin
+
+    @property
+    def media(self) -> Media:
+        """The files, as coroutines."""
+        return self.storage.aio.media if self.mode is Mode.ASYNC else cast("Media", self.storage.sync.media._twin)
+
+    @property
+    def blobs(self) -> BlobPort:
+        """The port under the files."""
+        return self.root._core.leaf(Capability.BLOBS, self.mode is Mode.BLOCKING).blobs
 
     @staticmethod
     def fresh_name() -> str:

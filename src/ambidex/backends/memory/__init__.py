@@ -8,6 +8,7 @@ shared by all threads and loops that use it, and goes with it; a forked child co
 
 from __future__ import annotations
 
+from ambidex.backends.memory.blobs import MemoryBlobs
 from ambidex.backends.memory.data import Data
 from ambidex.backends.memory.kv import MemoryKeyValue
 from ambidex.backends.memory.log import MemoryLog
@@ -24,7 +25,14 @@ class MemoryBackend:
 
     name = "memory"
     capabilities = frozenset(
-        {Capability.KV, Capability.RECORDS, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS}
+        {
+            Capability.KV,
+            Capability.RECORDS,
+            Capability.LOG,
+            Capability.SEARCH,
+            Capability.BLOBS,
+            Capability.TRANSACTIONS,
+        }
     )
 
     def __init__(self, url: BackendUrl | None = None, settings: Settings | None = None) -> None:
@@ -40,6 +48,7 @@ class MemoryLeaf:
         self.log = MemoryLog(data)
         self.search = MemorySearch(data)
         self.records = MemoryRecords(data)
+        self.blobs = MemoryBlobs(data)
 
     async def open(self) -> None:
         """Nothing to open."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ambidex.core.codec import Stored
-from ambidex.core.ports import Event, IndexItem, Row, SpaceState
+from ambidex.core.ports import BlobInfo, Event, IndexItem, Row, SpaceState
 from ambidex.errors import Conflict
 from ambidex.runtime.process import ForkLock
 
@@ -74,6 +74,7 @@ class Data:
 
     def __init__(self) -> None:
         self._tables = Tables()
+        self.blobs: dict[str, tuple[BlobInfo, bytes]] = {}  # beside the tables: they take no part in transactions
         self._lock = ForkLock()
         self._writes = 0
 

@@ -27,7 +27,7 @@ from ambidex.backends.postgres.unit import Connection, Unit
 from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
-from ambidex.core.ports import SearchPort
+from ambidex.core.ports import BlobPort, SearchPort
 from ambidex.core.runtime import Runtime, check_deadline, current_deadline, remaining
 from ambidex.errors import AmbidexError, CapabilityMissing, Conflict
 from ambidex.runtime.aio import AsyncRuntime
@@ -94,6 +94,13 @@ class Leaf(ABC):
     def search(self) -> SearchPort:
         """Not here."""
         raise CapabilityMissing("the PostgreSQL backend has no search; place it elsewhere: search='sqlite:///index.db'")
+
+    @property
+    def blobs(self) -> BlobPort:
+        """Not here."""
+        raise CapabilityMissing(
+            "the PostgreSQL backend keeps no blobs; place them elsewhere: blobs='s3://bucket/prefix'"
+        )
 
     @abstractmethod
     async def _acquire(self, deadline: float) -> Connection:

@@ -21,7 +21,7 @@ from ambidex.backends.redis.kv import RedisKeyValue
 from ambidex.backends.redis.log import RedisLog
 from ambidex.backends.redis.target import parse
 from ambidex.backends.redis.wire import pack
-from ambidex.core.ports import Capability, SearchPort
+from ambidex.core.ports import BlobPort, Capability, SearchPort
 from ambidex.errors import CapabilityMissing
 from ambidex.runtime.aio import AsyncRuntime
 from ambidex.runtime.blocking import BlockingRuntime
@@ -63,6 +63,13 @@ class RedisLeaf:
         """Not here: Redis has no full text without modules."""
         raise CapabilityMissing(
             "the backend 'redis' has no search; place it elsewhere with search='sqlite:///index.db'"
+        )
+
+    @property
+    def blobs(self) -> BlobPort:
+        """Not here: large values do not belong into memory."""
+        raise CapabilityMissing(
+            "the backend 'redis' keeps no blobs; place them elsewhere with blobs='s3://bucket/prefix'"
         )
 
     async def open(self) -> None:

@@ -28,6 +28,7 @@ from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import Lease
 from ambidex.backends.sqlite.schema import migrate, reclaim
 from ambidex.backends.sqlite.writer import KeepWaiting, Writer
+from ambidex.core.runtime import current_deadline
 from ambidex.errors import Closed, ForkedUse, PermissionDenied, StorageFull
 from ambidex.runtime.process import rest_during_fork
 from ambidex.settings import BackendUrl, Settings, default_url, parse_url
@@ -118,6 +119,12 @@ class Database:
                 if not os.path.exists(self.path):
                     raise
             self.ready = True
+
+    def blob_folder(self) -> str:
+        """Return the folder beside the database in which its blobs are kept."""
+        if self._private or self._makes_folder:  # it has no place before it is open
+            self.ensure_open(current_deadline(self.timeout))
+        return self.path + "-blobs"
 
     def read(self, sql: str, args: Args, read: LongRead) -> list[Row]:
         """Run a query on this thread's reader."""
@@ -236,6 +243,9 @@ class _Folder:
                 source.execute("VACUUM INTO ?", (folder.file,)).fetchall()
             finally:
                 source.close()
+        blobs = self.file + "-blobs"
+        if os.path.isdir(blobs):  # a blob never changes, so a second name for it is a copy
+            shutil.copytree(blobs, folder.file + "-blobs", copy_function=os.link)
         return folder
 
     def remove(self) -> None:

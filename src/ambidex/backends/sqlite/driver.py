@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
+from ambidex.backends.files.blobs import AsyncFileBlobs, BlockingFileBlobs, FileBlobs
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.records import Column, SqlRecords
@@ -59,6 +60,8 @@ DIALECT = Dialect(
 class _Leaf(ABC):
     """What both colours do alike; each says how reads are run and how a job is waited for."""
 
+    _blob_kind: type[FileBlobs]
+
     def __init__(self, database: Database) -> None:
         self._db = database
         self._lease = database.lease
@@ -67,6 +70,8 @@ class _Leaf(ABC):
         self.search = SqliteSearch(self, lambda: database.spaces)
         self.records = SqlRecords(self, RECORDS)
         database.on_close.append(self.records.forget)
+        settings = database.settings
+        self.blobs = self._blob_kind(database.blob_folder, settings.durability == "durable", settings.timeout)
 
     @abstractmethod
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -264,6 +269,8 @@ def _all_of(statements: Sequence[Statement]) -> Work:
 class BlockingSqliteLeaf(_Leaf):
     """Everything on the calling thread."""
 
+    _blob_kind = BlockingFileBlobs
+
     async def _open(self) -> None:
         self._db.ensure_open(current_deadline(self._db.timeout))
 
@@ -323,6 +330,8 @@ class BlockingSqliteLeaf(_Leaf):
 
 class AsyncSqliteLeaf(_Leaf):
     """For event loops; serves any number of them."""
+
+    _blob_kind = AsyncFileBlobs
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
