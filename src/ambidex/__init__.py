@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
     from ambidex import errors
     from ambidex.core.dual import Blocking, context, operation, stream
+    from ambidex.core.ids import uuid7
     from ambidex.core.runtime import deadline, operation_id
+    from ambidex.core.spec import CreatedAt, DeletedAt, Id, Indexed, Unique, UpdatedAt, Version
+    from ambidex.migrations import metadata
+    from ambidex.providers import RepositoryProvider, SyncRepositoryProvider, get_provider, get_sync_provider
     from ambidex.settings import Settings
     from ambidex.storage import AsyncStorage, StorageBackend, SyncStorage, UnifiedStorage, register_backend
+    from ambidex.stores.repository import BaseRepository, BaseSyncRepository, BlockingRepository, Page, Repository
 
     unified_storage: UnifiedStorage
 
@@ -22,34 +27,70 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AsyncStorage": "storage",
+    "BaseRepository": "stores.repository",
+    "BaseSyncRepository": "stores.repository",
     "Blocking": "core.dual",
+    "BlockingRepository": "stores.repository",
+    "CreatedAt": "core.spec",
+    "DeletedAt": "core.spec",
+    "Id": "core.spec",
+    "Indexed": "core.spec",
+    "Page": "stores.repository",
+    "Repository": "stores.repository",
+    "RepositoryProvider": "providers",
     "Settings": "settings",
     "StorageBackend": "storage",
+    "SyncRepositoryProvider": "providers",
     "SyncStorage": "storage",
     "UnifiedStorage": "storage",
+    "Unique": "core.spec",
+    "UpdatedAt": "core.spec",
+    "Version": "core.spec",
     "context": "core.dual",
     "deadline": "core.runtime",
+    "get_provider": "providers",
+    "get_sync_provider": "providers",
+    "metadata": "migrations",
     "operation": "core.dual",
     "operation_id": "core.runtime",
     "register_backend": "storage",
     "stream": "core.dual",
+    "uuid7": "core.ids",
 }
 
 __all__ = [
     "AsyncStorage",
+    "BaseRepository",
+    "BaseSyncRepository",
     "Blocking",
+    "BlockingRepository",
+    "CreatedAt",
+    "DeletedAt",
+    "Id",
+    "Indexed",
+    "Page",
+    "Repository",
+    "RepositoryProvider",
     "Settings",
     "StorageBackend",
+    "SyncRepositoryProvider",
     "SyncStorage",
     "UnifiedStorage",
+    "Unique",
+    "UpdatedAt",
+    "Version",
     "context",
     "deadline",
     "errors",
+    "get_provider",
+    "get_sync_provider",
+    "metadata",
     "operation",
     "operation_id",
     "register_backend",
     "stream",
     "unified_storage",
+    "uuid7",
 ]
 
 

@@ -6,17 +6,22 @@ The invariant: a flat method is its room's operation under another name and adds
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from ambidex.core.dual import Store, context, operation
+from ambidex.core.embedding import Embedder
+from ambidex.core.lazy import lazy
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline, unit
-from ambidex.errors import AmbidexError, CapabilityMissing
+from ambidex.core.runtime import Runtime, deadline, in_unit
+from ambidex.core.runtime import unit as as_unit
+from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict
 from ambidex.settings import Settings
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.context import search_context
@@ -32,6 +37,7 @@ __all__ = ["Core", "Face", "StorageBackend"]
 
 _log = logging.getLogger("ambidex")
 _PROBE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.005
 
 
 class Core(Protocol):
@@ -45,6 +51,11 @@ class Core(Protocol):
     @property
     def cache(self) -> QueryCache:
         """Where answers of searches are kept."""
+        ...
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts, or None."""
         ...
 
     def backend(self, capability: Capability) -> Backend:
@@ -104,34 +115,41 @@ class Face(Store):
         tenant = f", tenant={self._tenant!r}" if self._tenant else ""
         return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
 
-    def _scope(self, capability: Capability) -> Scope:
+    def scope(self, capability: Capability, *, blocking: bool) -> Scope:
+        """Return the ports for a capability in one mode; repositories and other stores are made from this."""
         core = self._core
         scope = Scope(
-            core.leaf(capability, self._is_blocking),
-            core.runtime(self._is_blocking),
+            core.leaf(capability, blocking),
+            core.runtime(blocking),
             max_bytes=core.settings.max_value_bytes,
             capabilities=core.backend(capability).capabilities,
             cache=core.cache,
+            secret=core.settings.secret,
+            json_serializer=core.settings.json_serializer,
+            embedder=core.embedder if capability is Capability.SEARCH else None,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 
-    @functools.cached_property
+    def _scope(self, capability: Capability) -> Scope:
+        return self.scope(capability, blocking=self._is_blocking)
+
+    @lazy
     def _kv(self) -> KeyValue:
         return KeyValue(self._scope(Capability.KV))
 
-    @functools.cached_property
+    @lazy
     def _events(self) -> Log:
         return Log(self._scope(Capability.LOG))
 
-    @functools.cached_property
+    @lazy
     def _index(self) -> Index:
         return Index(self._scope(Capability.SEARCH))
 
-    @functools.cached_property
+    @lazy
     def _conversations(self) -> Conversations:
         return Conversations(self._scope(Capability.KV), self._scope(Capability.LOG), self._search_scope())
 
-    @functools.cached_property
+    @lazy
     def _documents(self) -> Documents:
         return Documents(self._scope(Capability.KV), self._search_scope())
 
@@ -274,6 +292,37 @@ class Face(Store):
             LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
         """
         leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
-        async with leaf.transaction():
-            with unit():
+        with as_unit():
+            async with leaf.transaction():
                 yield
+
+    @operation
+    async def atomically(self, unit: Callable[[], Any], *, attempts: int = 5) -> Any:
+        """Run a function inside a transaction, and again from its beginning when another writer was faster.
+
+        Args:
+            unit: a function without arguments: plain in synchronous code, ``async def`` in asynchronous code. It may be
+                run several times, so what it does outside the storage must bear that.
+            attempts: how often it is run at most. Inside a transaction it is run once, as a savepoint: what lost a
+                race is the whole, and only the whole can be run again.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            CapabilityMissing: the backend has no transactions.
+            Conflict: it lost every time.
+        """
+        last = 1 if in_unit() else max(1, attempts)
+        for attempt in range(1, last + 1):
+            try:
+                async with self.transaction():
+                    result = unit()
+                    return await result if inspect.isawaitable(result) else result
+            except (Conflict, Busy):
+                if attempt == last:
+                    raise
+            # Full jitter, so that those who met do not meet again.
+            pause = random.uniform(0, min(_PAUSE_SECONDS * 2**attempt, 1.0))  # noqa: S311  # no secret
+            await self._core.runtime(self._is_blocking).sleep(pause)
+        raise AssertionError  # the last attempt returns or raises

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -39,7 +39,8 @@ SCHEMES: Mapping[str, str] = {
 
 _EXTRAS = {"postgres": "postgres", "redis": "redis", "objects": "objects"}
 _SUFFIXED = {"postgresql", "postgres", "sqlite"}  # SQLAlchemy writes the driver behind a plus sign
-_COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout")
+_COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout", "embedder")
+_EMBEDDERS = ("auto", "none", "wordllama", "minilm")
 
 Durability = Literal["durable", "relaxed"]
 
@@ -74,24 +75,51 @@ class Settings:
             process).
         max_value_bytes: the largest stored value.
         lease_timeout: seconds that a transaction may hold the writer.
+        secret: what cursors of pages are signed with; None means ``AMBIDEX_SECRET``, else a secret that is kept in the
+            storage itself.
+        json_serializer: writes the nested data of records as JSON text; None means the usual encoder.
+        pool_size: connections to a server that a pool may have; None means the backend's own choice. One in the URL
+            comes first.
+        max_overflow: connections beyond ``pool_size`` that it may have.
+        embedder: what makes vectors of the texts of the index: a callable (see
+            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "minilm" (extra ``minilm``),
+            "none", or "auto": WordLlama if it is installed. Nothing is ever downloaded.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:
         ConfigurationError: a URL, option or value that cannot work; the message names it.
     """
 
-    __slots__ = ("durability", "lease_timeout", "local_blobs", "max_value_bytes", "overrides", "timeout", "url")
+    __slots__ = (
+        "durability",
+        "embedder",
+        "json_serializer",
+        "lease_timeout",
+        "local_blobs",
+        "max_overflow",
+        "max_value_bytes",
+        "overrides",
+        "pool_size",
+        "secret",
+        "timeout",
+        "url",
+    )
 
     url: BackendUrl
     overrides: Mapping[str, BackendUrl]
     timeout: float
     durability: Durability
+    embedder: Any
     max_value_bytes: int
     lease_timeout: float
     local_blobs: BackendUrl
     """Where media goes if neither the main backend nor ``blobs`` has a place for it: the user's data folder."""
+    secret: bytes | None
+    json_serializer: Callable[[Any], str | bytes] | None
+    pool_size: int | None
+    max_overflow: int | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # every setting by its name
         self,
         url: str | None = None,
         *,
@@ -99,6 +127,11 @@ class Settings:
         durability: Durability | None = None,
         max_value_bytes: int | None = None,
         lease_timeout: float | None = None,
+        secret: str | bytes | None = None,
+        json_serializer: Callable[[Any], str | bytes] | None = None,
+        pool_size: int | None = None,
+        max_overflow: int | None = None,
+        embedder: Any = None,
         environ: Mapping[str, str] | None = None,
         **overrides: str | None,
     ) -> None:
@@ -122,8 +155,20 @@ class Settings:
             "max_value_bytes", pick("max_value_bytes", max_value_bytes, 64 * 1024 * 1024), 1, 512 * 1024 * 1024
         )
         put(self, "max_value_bytes", int(size))
+        put(self, "secret", _secret(secret or env.get("AMBIDEX_SECRET")))
+        if json_serializer is not None and not callable(json_serializer):
+            raise ConfigurationError("json_serializer must be callable, e.g. json.dumps")
+        put(self, "json_serializer", json_serializer)
+        put(self, "pool_size", None if pool_size is None else int(_number("pool_size", pool_size, 1, 10_000)))
+        overflow = None if max_overflow is None else int(_number("max_overflow", max_overflow, 0, 10_000))
+        put(self, "max_overflow", overflow)
+        put(self, "embedder", _embedder(pick("embedder", embedder, "auto")))
         put(self, "overrides", _parse_overrides(overrides))
         put(self, "local_blobs", parse_url(f"file://{_quoted(_data_folder(env))}/blobs")[0])
+
+    def connections(self, default: int) -> int:
+        """Return how many connections a pool may have, in all; ``default`` where nothing was chosen."""
+        return default if self.pool_size is None else self.pool_size + (self.max_overflow or 0)
 
     @classmethod
     def from_toml(cls, text: str) -> Settings:
@@ -234,10 +279,25 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     return number
 
 
+def _secret(value: str | bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    secret = value.encode() if isinstance(value, str) else bytes(value)
+    if len(secret) < 16:
+        raise ConfigurationError(
+            "secret must have at least 16 bytes; make one with python -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    return secret
+
+
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return str(value)
+
+
+def _embedder(value: Any) -> Any:
+    return value if callable(value) else _choice("embedder", value, _EMBEDDERS)
 
 
 _registered: dict[str, str] = {}

@@ -9,14 +9,15 @@ nothing, and everything opens by itself at first use in either mode, after a clo
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ambidex.core.dual import Blocking, Detecting, drive
+from ambidex.core.embedding import Embedder
+from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import CapabilityMissing, ConfigurationError
@@ -26,12 +27,16 @@ from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
+from ambidex.stores.embedders import embedder_for
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
 from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
+from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
 __all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("ambidex")
 
@@ -69,6 +74,11 @@ class _Core:
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False
         self._guard = ForkLock()
+
+    @lazy
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts, or None."""
+        return embedder_for(self.settings.embedder)
 
     def backend(self, capability: Capability) -> Backend:
         """Return the backend that has been chosen for a capability."""
@@ -219,6 +229,10 @@ class AsyncStorage(Face):
         """Files by content."""
         return self._media
 
+    def repository(self, model: type[T]) -> Repository[T]:
+        """Return the repository of a model class."""
+        return Repository(self, model)
+
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
         return AsyncStorage(self._core, _tenant(self._tenant, name))
@@ -258,35 +272,39 @@ class SyncStorage(Blocking, Face):
     def __init__(self, url: str | _Core | None = None, tenant: str = "", **settings: Any) -> None:
         super().__init__(_core_of(url, settings), tenant)
 
-    @functools.cached_property
+    @lazy
     def kv(self) -> BlockingKeyValue:
         """Values by key."""
         return BlockingKeyValue(self._scope(Capability.KV))
 
-    @functools.cached_property
+    @lazy
     def events(self) -> BlockingLog:
         """Append-only streams."""
         return BlockingLog(self._scope(Capability.LOG))
 
-    @functools.cached_property
+    @lazy
     def index(self) -> BlockingIndex:
         """Full text and vectors."""
         return BlockingIndex(self._scope(Capability.SEARCH))
 
-    @functools.cached_property
+    @lazy
     def conversations(self) -> BlockingConversations:
         """Chats."""
         return BlockingConversations(*self._conversations._scopes)
 
-    @functools.cached_property
+    @lazy
     def documents(self) -> BlockingDocuments:
         """Texts with versions, found by their best pieces."""
         return BlockingDocuments(*self._documents._bound)
 
-    @functools.cached_property
+    @lazy
     def media(self) -> BlockingMedia:
         """Files by content."""
         return BlockingMedia(*self._media._bound)
+
+    def repository(self, model: type[T]) -> BlockingRepository[T]:
+        """Return the repository of a model class."""
+        return BlockingRepository(self, model)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -338,12 +356,12 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
         self._core = _Core(Settings(url, **options) if settings is None else settings)
         self._tenant = ""
 
-    @functools.cached_property
+    @lazy
     def sync(self) -> SyncStorage:
         """The synchronous face."""
         return SyncStorage(self._core, self._tenant)
 
-    @functools.cached_property
+    @lazy
     def aio(self) -> AsyncStorage:
         """The asynchronous face."""
         return AsyncStorage(self._core, self._tenant)
@@ -356,32 +374,32 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def _aio(self) -> AsyncStorage:
         return self.aio
 
-    @functools.cached_property
+    @lazy
     def kv(self) -> DetectingKeyValue:
         """Values by key."""
         return DetectingKeyValue(self.aio.kv, self.sync.kv)
 
-    @functools.cached_property
+    @lazy
     def events(self) -> DetectingLog:
         """Append-only streams."""
         return DetectingLog(self.aio.events, self.sync.events)
 
-    @functools.cached_property
+    @lazy
     def index(self) -> DetectingIndex:
         """Full text and vectors."""
         return DetectingIndex(self.aio.index, self.sync.index)
 
-    @functools.cached_property
+    @lazy
     def conversations(self) -> DetectingConversations:
         """Chats."""
         return DetectingConversations(self.aio.conversations, self.sync.conversations)
 
-    @functools.cached_property
+    @lazy
     def documents(self) -> DetectingDocuments:
         """Texts with versions, found by their best pieces."""
         return DetectingDocuments(self.aio.documents, self.sync.documents)
 
-    @functools.cached_property
+    @lazy
     def media(self) -> DetectingMedia:
         """Files by content."""
         return DetectingMedia(self.aio.media, self.sync.media)
@@ -390,6 +408,10 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def settings(self) -> Settings:
         """The settings in force."""
         return self._core.settings
+
+    def repository(self, model: type[T]) -> DetectingRepository[T]:
+        """Return the repository of a model class."""
+        return DetectingRepository(self.aio.repository(model), self.sync.repository(model))
 
     def tenant(self, name: str) -> UnifiedStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""

@@ -8,7 +8,14 @@ from ambidex.testing import BackendContract
 
 class TestMemory(BackendContract):
     capabilities = frozenset(
-        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+        {
+            Capability.KV,
+            Capability.RECORDS,
+            Capability.LOG,
+            Capability.SEARCH,
+            Capability.BLOBS,
+            Capability.TRANSACTIONS,
+        }
     )
 
     def make_url(self, tmp_path: Path) -> str:

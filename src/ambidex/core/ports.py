@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ambidex.core.codec import Stored
 from ambidex.core.query import Condition
+from ambidex.core.spec import RecordSpec
 from ambidex.errors import CapabilityMissing
 
 __all__ = [
@@ -31,10 +32,16 @@ __all__ = [
     "KeyValuePort",
     "Leaf",
     "LogPort",
+    "Order",
     "PartialLeaf",
     "Put",
+    "RecordQuery",
+    "RecordsPort",
+    "Row",
     "SearchPort",
     "SearchQuery",
+    "Space",
+    "SpaceState",
     "When",
 ]
 
@@ -198,6 +205,8 @@ class SearchQuery(NamedTuple):
     """The weight of the normalised vector score against the normalised text score's ``1 - vector_weight``."""
     depth: int = 200
     """How many candidates each part contributes before fusion."""
+    fusion: str = "scores"
+    """How the parts are fused; see :data:`ambidex.core.fusion.FUSIONS`."""
 
 
 class Hit(NamedTuple):
@@ -210,8 +219,33 @@ class Hit(NamedTuple):
     metadata: dict[str, Any]
 
 
+class SpaceState(NamedTuple):
+    """What is known of a namespace of the index."""
+
+    stamp: int
+    """Changes to a number never used before with every write to the namespace, by whichever process."""
+    embedder: str = ""
+    """The label of the embedder whose vectors it holds, or ""."""
+    private: bool = False
+    """Whether it was read inside a transaction, so that it is nobody else's."""
+
+
 class SearchPort(Protocol):
     """Full text and vectors, by namespace."""
+
+    async def state(self, namespace: str) -> SpaceState:
+        """Return the namespace's stamp and embedder; meant to be asked before every query."""
+        ...
+
+    async def claim(self, namespace: str, embedder: str, replace: bool = False) -> str:
+        """Remember whose vectors the namespace holds, unless that is known; return what is remembered.
+
+        Args:
+            namespace: may be empty so far.
+            embedder: the label to remember.
+            replace: remember it even in place of another.
+        """
+        ...
 
     async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
         """Add or replace items by id in one atomic step."""
@@ -225,12 +259,26 @@ class SearchPort(Protocol):
         """Return those of the items that exist."""
         ...
 
+    async def page(
+        self, namespace: str, after: str | None, limit: int, filters: Sequence[Condition]
+    ) -> list[IndexItem]:
+        """Return up to ``limit`` items that meet the filters, in the order of their ids, behind the id ``after``."""
+        ...
+
+    async def annotate(self, namespace: str, ids: Sequence[str], metadata: dict[str, Any], patch: bool) -> int:
+        """Replace the metadata of items, or with ``patch`` merge into it (None removes a name), in one atomic step.
+
+        Returns:
+            How many of the items exist.
+        """
+        ...
+
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
         """Delete by id; return how many existed."""
         ...
 
     async def reset(self, namespace: str) -> int:
-        """Delete the whole namespace; return how many items it held."""
+        """Delete the whole namespace and forget its embedder; return how many items it held."""
         ...
 
     async def count(self, namespace: str) -> int:
@@ -328,6 +376,104 @@ class BlobPort(Protocol):
         ...
 
 
+class Space(NamedTuple):
+    """Where records of one kind are kept: what they are, and whose."""
+
+    spec: RecordSpec
+    tenant: str
+
+
+class Order(NamedTuple):
+    """One step of an ordering; None comes before every value, so last when descending."""
+
+    field: str
+    descending: bool = False
+
+
+class RecordQuery(NamedTuple):
+    """Which records, in which order, and behind which one."""
+
+    where: Sequence[Condition] = ()
+    order: Sequence[Order] = ()
+    limit: int | None = None
+    after: Sequence[Any] | None = None
+    """Values of the ordered fields; only records strictly behind them in this order are returned."""
+    scan: bool = False
+    """Allow a backend that answers from indexes to look through every record."""
+
+
+Row = dict[str, Any]
+"""A record's fields: scalars as Python objects of the field's kind, nested data JSON-shaped."""
+
+
+class RecordsPort(Protocol):
+    """Records of declared kinds. A backend makes a kind's table and indexes when it first meets it."""
+
+    async def get(self, space: Space, ids: Sequence[Any]) -> list[Row | None]:
+        """Return the records in the order of the ids (which may repeat)."""
+        ...
+
+    async def insert(self, space: Space, rows: Sequence[Row]) -> None:
+        """Add all or none.
+
+        Raises:
+            AlreadyExists: an id or a unique value is taken; the message names the field.
+        """
+        ...
+
+    async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
+        """Add or replace by id, all or none.
+
+        Return them as stored (``created_at`` and the version's growth are kept).
+        """
+        ...
+
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
+        """Set fields of one record; its version field, if the kind has one, grows by one.
+
+        Returns:
+            The whole record as it is now, or None where there is none that meets ``where``.
+
+        Raises:
+            VersionConflict: ``version`` is given and is not the record's.
+            AlreadyExists: a unique value is taken.
+        """
+        ...
+
+    async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
+        """Set fields of every record that meets every condition, in one atomic step; return how many did."""
+        ...
+
+    async def delete(self, space: Space, ids: Sequence[Any]) -> int:
+        """Delete by id; return how many existed."""
+        ...
+
+    async def delete_where(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        """Delete what meets every condition; return how many did."""
+        ...
+
+    async def find(self, space: Space, query: RecordQuery) -> list[Row]:
+        """Return the records that a query asks for.
+
+        Conditions and orders were checked against the spec; lists and text are compared by code point, None is a value
+        like any other in ``eq``, ``ne``, ``in`` and ``not_in``, and meets no other comparison.
+
+        Raises:
+            InvalidQuery: no index answers it, and ``scan`` is not allowed; the message names the annotation to add.
+        """
+        ...
+
+    async def count(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        """Return how many records meet every condition."""
+        ...
+
+    async def explain(self, space: Space, query: RecordQuery) -> str:
+        """Say in one line which index answers the query."""
+        ...
+
+
 @runtime_checkable
 class Leaf(Protocol):
     """One colour of one backend: its ports, and the life of its connections.
@@ -375,6 +521,11 @@ class Leaf(Protocol):
         """Large values."""
         ...
 
+    @property
+    def records(self) -> RecordsPort:
+        """Records of declared kinds."""
+        ...
+
 
 class PartialLeaf:
     """The base of a leaf that has only some of the ports; the others answer with CapabilityMissing."""
@@ -397,6 +548,11 @@ class PartialLeaf:
     def search(self) -> SearchPort:
         """Refuse."""
         raise self._missing(Capability.SEARCH)
+
+    @property
+    def records(self) -> RecordsPort:
+        """Refuse."""
+        raise self._missing(Capability.RECORDS)
 
     def _missing(self, capability: Capability) -> CapabilityMissing:
         return CapabilityMissing(f"{type(self).__name__} has no {capability}; ask the backend's capabilities first")

@@ -35,7 +35,14 @@ def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return check
 
 
-_HOLDERS = (str, list, tuple, set, frozenset)
+_HOLDERS = (list, tuple, set, frozenset)
+
+
+def _contains(have: Any, want: Any) -> bool:
+    if isinstance(have, str):
+        return isinstance(want, str) and want in have
+    return isinstance(have, _HOLDERS) and any(type(item) is type(want) and item == want for item in have)
+
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": lambda have, want: bool(have == want),
@@ -46,9 +53,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "le": _ordered(lambda have, want: bool(have <= want)),
     "in": lambda have, want: have in want,
     "not_in": lambda have, want: have not in want,
-    "contains": lambda have, want: (
-        isinstance(have, _HOLDERS) and isinstance(have, str) <= isinstance(want, str) and want in have
-    ),
+    "contains": _contains,
     "startswith": lambda have, want: isinstance(have, str) and have.startswith(want),
     "is_null": lambda have, want: (have is None) is bool(want),
 }

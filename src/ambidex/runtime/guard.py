@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 from ambidex.core.dual import in_event_loop
 
@@ -25,8 +26,8 @@ def warn_if_in_loop(what: str) -> None:
         return
     _warned.add(what)
     frame, level, called = sys._getframe(1), 2, ""
-    while frame.f_back is not None and (module := frame.f_globals.get("__name__", "")).startswith("ambidex."):
-        if module.startswith(("ambidex.stores.", "ambidex.storage")):
+    while frame.f_back is not None and _is_ours(frame):
+        if frame.f_globals.get("__name__", "").startswith(("ambidex.stores.", "ambidex.face", "ambidex.storage")):
             called = frame.f_code.co_qualname
         frame, level = frame.f_back, level + 1
     called = called or what
@@ -35,4 +36,11 @@ def warn_if_in_loop(what: str) -> None:
         f"asynchronous face there: 'await storage.aio...{called.rpartition('.')[2]}(...)' instead of 'storage.sync'",
         RuntimeWarning,
         stacklevel=level,
+    )
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Tell a frame of this package from its caller's; a blocking form is compiled, and has no module."""
+    return frame.f_globals.get("__name__", "").startswith("ambidex.") or frame.f_code.co_filename.startswith(
+        "<ambidex "
     )

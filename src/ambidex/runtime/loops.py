@@ -33,7 +33,7 @@ class PerLoop(Generic[T]):
         self._make, self._drop = make, drop
         self._guard = ForkLock()
         self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
-        self._last: tuple[asyncio.AbstractEventLoop, T] | None = None
+        self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], T] | None = None
         reset_after_fork(self)
 
     def after_fork(self) -> None:
@@ -49,14 +49,14 @@ class PerLoop(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         last = self._last  # one read: another thread may replace it at any time
-        if last is not None and last[0] is loop:
+        if last is not None and last[0]() is loop:
             return last[1]
         with self._guard:
             value = self._values.get(loop)
             if value is None:
                 self._sweep()
                 value = self._values[loop] = self._make()
-            self._last = (loop, value)
+            self._last = (weakref.ref(loop), value)
             return value
 
     def drain(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:

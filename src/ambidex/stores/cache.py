@@ -1,9 +1,9 @@
 """Answers of searches kept for a while; ``stores.search`` looks here first, ``invalidate_cache`` empties it.
 
-Every write to a namespace gives it a new generation: a random number in the index's own backend, written behind the
-data (and with it, in a transaction). An answer is kept under the generation that was read before the search. The
-invariant: an answer is only given again while its namespace has the generation it was found under; so a write by any
-process ends it, and nothing else does but time, room and ``invalidate``.
+Every write to a namespace gives it a new stamp, in the same atomic step (see ``SearchPort.state``). An answer is kept
+under the stamp that was read before the search. The invariant: an answer is only given again while its namespace has
+the stamp it was found under; so a write by any process ends it, and nothing else does but time, room and
+``invalidate``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_KEY = 4_096
 
 
 class _Entry(NamedTuple):
-    generation: int
+    stamp: int
     expires: float
     hits: list[Hit]
     tenant: str
@@ -45,10 +45,10 @@ class QueryCache:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self.hits = self.misses = 0
 
-    def get(self, key: bytes, generation: int) -> list[Hit] | None:
+    def get(self, key: bytes, stamp: int) -> list[Hit] | None:
         """Return what was found, or None."""
         entry = self._entries.get(key)
-        if entry is None or entry.generation != generation or entry.expires <= time.monotonic():
+        if entry is None or entry.stamp != stamp or entry.expires <= time.monotonic():
             self._entries.pop(key, None)
             self.misses += 1
             return None
@@ -59,19 +59,19 @@ class QueryCache:
         self.hits += 1
         return copies(entry.hits)
 
-    def put(self, key: bytes, generation: int, hits: Sequence[Hit], tenant: str, name: str) -> None:
+    def put(self, key: bytes, stamp: int, hits: Sequence[Hit], tenant: str, name: str) -> None:
         """Keep what was found.
 
         Args:
             key: stands for tenant, namespace and the whole query.
-            generation: read before the search.
+            stamp: read before the search.
             hits: the answer.
             tenant: whose it is.
             name: its logical key, ``search:<namespace>:<query>``.
         """
         if len(key) > _LONGEST_KEY:
             return
-        self._entries[key] = _Entry(generation, time.monotonic() + self._seconds, copies(hits), tenant, name)
+        self._entries[key] = _Entry(stamp, time.monotonic() + self._seconds, copies(hits), tenant, name)
         while len(self._entries) > self._most:
             try:
                 self._entries.popitem(last=False)

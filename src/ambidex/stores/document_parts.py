@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -152,6 +152,7 @@ class Draft(NamedTuple):
     indexed: bool
     size: int
     overlap: int
+    vectors: list[Sequence[float] | None] | None = None
 
     def head(self, id_: str, before: Head | None) -> Head:
         """Return the record of this draft as a document's first version, or as the one after ``before``."""
@@ -275,8 +276,10 @@ def tag_mark(tag: str) -> str:
     return f"|{escape(tag)}|"
 
 
-def index_items(head: Head, chunks: list[Chunk]) -> list[IndexItem]:
-    """Return a version's entries of the index."""
+def index_items(
+    head: Head, chunks: list[Chunk], vectors: Sequence[Sequence[float] | None] | None = None
+) -> list[IndexItem]:
+    """Return a version's entries of the index, with the vectors of its chunks if they were made before."""
     about = {key: value for key, value in head.metadata.items() if isinstance(value, _PLAIN)}
     about |= {"doc_id": head.id, "indexed_from": INDEXED_FROM, "version": head.version}
     about["tags"] = "".join(map(tag_mark, head.tags))
@@ -286,6 +289,7 @@ def index_items(head: Head, chunks: list[Chunk]) -> list[IndexItem]:
             head.title,
             chunk.text,
             {**about, "chunk": place, "start": chunk.start, "end": chunk.end},
+            None if vectors is None else vectors[place],
         )
         for place, chunk in enumerate(chunks)
     ]

@@ -182,7 +182,8 @@ class Records:
         ids: list[str] = []
         for group in self._groups(targets):
             try:
-                ids += await self._atomically(functools.partial(self._apply, group))
+                ready = await self._embedded(group)
+                ids += await self._atomically(functools.partial(self._apply, ready))
             except AmbidexError as error:
                 if len(targets) == 1:
                     raise
@@ -193,6 +194,20 @@ class Records:
                     [*ids, *[None] * (len(targets) - len(ids))],
                 ) from error
         return ids
+
+    async def _embedded(self, group: list[Target]) -> list[Target]:
+        """Make the vectors of what is new before the transaction, which must not wait for a model."""
+        if self.index is None or not self.index.embeds:
+            return group
+        try:
+            new = {id(plan.draft) for plan in (await self._plan(group))[0]}
+        except AmbidexError:  # it will be told, or tried again, where it counts
+            new = {id(target.draft) for target in group}
+        wanted = [t.draft for t in group if t.draft.indexed and id(t.draft) in new]
+        bare = [IndexItem("", draft.title, chunk.text, {}) for draft in wanted for chunk in draft.chunks]
+        made = iter([item.vector for item in await self.index._embedded(bare, self._namespace)])
+        ready = {id(draft): draft._replace(vectors=[next(made) for _ in draft.chunks]) for draft in wanted}
+        return [target._replace(draft=ready.get(id(target.draft), target.draft)) for target in group]
 
     def _groups(self, targets: list[Target]) -> Iterable[list[Target]]:
         """Cut a batch into units in which no document comes twice."""
@@ -305,7 +320,9 @@ class Records:
         if drop:
             await self._kv.delete_many(sorted(drop))
         if self.index is not None:
-            items = [item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks)]
+            items = [
+                item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks, p.draft.vectors)
+            ]
             await self.index.add_many(items, namespace=self._namespace)
             await self._unindex(stale - entries)
 

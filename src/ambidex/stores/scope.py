@@ -6,9 +6,12 @@ never from an argument of a call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ambidex.core.codec import DEFAULT_MAX_BYTES
+from ambidex.core.embedding import Embedder
 from ambidex.core.keys import MAX_PREFIX_BYTES, escape
 from ambidex.core.ports import Capability, Leaf
 from ambidex.core.runtime import Runtime
@@ -29,6 +32,9 @@ class Scope:
         max_bytes: the largest stored value.
         capabilities: what the backend behind ``leaf`` can do.
         cache: where answers of searches are kept, if they are.
+        secret: what cursors are signed with; None means a secret that is kept in the storage itself.
+        json_serializer: the application's own way to write nested data as JSON.
+        embedder: what makes vectors of texts for the index; None: nothing does.
     """
 
     leaf: Leaf
@@ -37,6 +43,9 @@ class Scope:
     max_bytes: int = DEFAULT_MAX_BYTES
     capabilities: frozenset[Capability] = frozenset()
     cache: QueryCache | None = None
+    secret: bytes | None = field(default=None, repr=False)
+    json_serializer: Callable[[Any], str | bytes] | None = None
+    embedder: Embedder | None = None
 
     def for_tenant(self, tenant: str) -> Scope:
         """Return the same scope bound to a tenant.

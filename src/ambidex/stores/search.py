@@ -6,35 +6,64 @@ types is looked for, never executed.
 
 from __future__ import annotations
 
+import builtins
+import hashlib
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from random import getrandbits
-from typing import Any
+from array import array
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 from ambidex.core.codec import encode
-from ambidex.core.dual import Blocking, Detecting, Store, operation
+from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
+from ambidex.core.embedding import Embed, Embedder, checked_vector
+from ambidex.core.fusion import FUSIONS
 from ambidex.core.keys import escape
-from ambidex.core.ports import Capability, Hit, IndexItem, SearchQuery, When
+from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition, parse_filters
-from ambidex.errors import InvalidQuery, UnsupportedValue
+from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
 from ambidex.stores.cache import copies
+from ambidex.stores.embedders import embedder_for
 from ambidex.stores.scope import Scope
 
 __all__ = ["BlockingIndex", "DetectingIndex", "Index"]
 
 _MOST = 1_000
+_PAGE = 200
+_EMBEDDED_CHARACTERS = 50_000
+"""How much of a text an embedder is shown; a vector of more than that says little of any part of it."""
+_LONGEST_KEPT = 4_096
+"""The longest query, in characters, whose answer is kept."""
 _PLAIN = (str, int, float, bool, type(None))
 
 
 class Index(Store):
-    """Full text and vectors, asynchronous. ``await storage.aio.index.search("words")``."""
+    """Full text and vectors, asynchronous. ``await storage.aio.index.search("words")``.
+
+    Texts added without a vector get one from the embedder of the settings, if there is one. A namespace remembers
+    whose vectors it holds; another embedder is refused there until :meth:`reindex` or :meth:`reset`.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._port = scope.leaf.search
-        # Generations stand beside the data they speak of, so a backend without key-value has no cache.
-        self._cache = scope.cache if Capability.KV in scope.capabilities else None
+
+    def embedded_by(self, embedder: Embedder | Embed | str) -> Self:
+        """Return the same index with another embedder.
+
+        Args:
+            embedder: as in :class:`ambidex.settings.Settings`: a callable, a name, or an
+                :class:`~ambidex.core.embedding.Embedder`.
+
+        Raises:
+            ConfigurationError: it cannot be used.
+        """
+        return self._derive(replace(self._scope, embedder=embedder_for(embedder)))
+
+    @property
+    def embeds(self) -> bool:
+        """Whether texts that come without a vector are given one."""
+        return self._scope.embedder is not None
 
     @operation
     async def add(
@@ -54,18 +83,22 @@ class Index(Store):
             text: what is searched.
             metadata: text, numbers, booleans and None by name, to filter by.
             title: searched as well, and counted double.
-            vector: its embedding, if there is one.
+            vector: its embedding, if the caller has one; a list of numbers or an array of numpy.
             namespace: a space of its own.
         """
         await self.add_many([IndexItem(id, title, text, dict(metadata or {}), vector)], namespace=namespace)
 
     @operation
     async def add_many(self, items: Iterable[IndexItem], *, namespace: str = "default") -> None:
-        """Add or replace items in one atomic batch."""
+        """Add or replace items in one atomic batch.
+
+        Raises:
+            ConfigurationError: the namespace holds another embedder's vectors, or the embedder failed to make any.
+        """
         checked = [_checked(item) for item in items]
+        space = self._space(namespace)
         if checked:
-            async with self._writing(namespace):
-                await self._port.index(self._space(namespace), checked)
+            await self._port.index(space, await self._embedded(checked, namespace))
 
     @operation
     async def search(
@@ -77,81 +110,197 @@ class Index(Store):
         filters: Mapping[str, Any] | None = None,
         vector: Sequence[float] | None = None,
         min_score: float = 0.0,
+        fusion: str = "scores",
     ) -> list[Hit]:
-        """Return the best matches, best first.
+        """Return the best matches, best first. The same question is answered from memory until somebody writes.
 
         Args:
             query: words as a person types them; every character is allowed.
             top_k: how many, 1 to 1,000.
             namespace: where to look.
             filters: conditions on metadata, e.g. ``{"year__ge": 2020}``.
-            vector: the query's embedding, to be fused with the words.
+            vector: the query's embedding; by default the embedder makes it.
             min_score: leave out weaker ones; scores are normalised to 0…1 within a query.
+            fusion: "scores" adds the normalised scores of words and vectors by the embedder's weight, "ranks" their
+                reciprocal ranks.
+
+        Raises:
+            ConfigurationError: the namespace holds another embedder's vectors.
         """
         if not isinstance(query, str):
             raise InvalidQuery(f"a search query is text, not {type(query).__name__}")
         if type(top_k) is not int or not 1 <= top_k <= _MOST:
             raise InvalidQuery(f"top_k is 1 to {_MOST:,}, not {top_k!r}")
+        if fusion not in FUSIONS:
+            raise InvalidQuery(f"fusion is one of {', '.join(FUSIONS)}, not {fusion!r}")
+        if type(min_score) not in (int, float) or math.isnan(min_score):
+            raise InvalidQuery(f"min_score is a number, usually 0 to 1, not {min_score!r}")
         conditions = _conditions(filters or {})
-        if not query.strip() and vector is None:
+        given = None if vector is None else checked_vector(vector)
+        space = self._space(namespace)
+        if not query.strip() and given is None:
             return []
-        wanted = SearchQuery(query, _vector(vector), top_k, conditions, depth=max(200, top_k))
-        hits = await self._answer(namespace, wanted)
+        weight = 0.3 if self._scope.embedder is None else self._scope.embedder.weight
+        wanted = SearchQuery(query, given, top_k, conditions, weight, max(200, top_k), fusion)
+        hits = await self._answer(space, namespace, wanted)
         return [hit for hit in hits if hit.score >= min_score]
 
+    async def _answer(self, space: str, namespace: str, query: SearchQuery) -> list[Hit]:
+        """Return the hits from the cache, from whoever is asking for them now, or from the port."""
+        state = await self._port.state(space)
+        label = self._label(state, namespace) if query.vector is None else ""
+        cache, tenant = self._scope.cache, self._scope.tenant
+        if cache is None or state.private:
+            return await self._ask(space, query, label)
+        key = _question(space, query, label)
+        found = cache.get(key, state.stamp)
+        if found is None:
+
+            async def ask() -> list[Hit]:
+                return await self._ask(space, query, label)
+
+            flight = (id(cache), state.stamp, key)
+            found = copies(await self._scope.runtime.single_flight(flight, ask))
+            if len(query.text) <= _LONGEST_KEPT:
+                cache.put(key, state.stamp, found, tenant, f"search:{namespace}:{query.text}")
+        return found
+
+    async def _ask(self, space: str, query: SearchQuery, label: str) -> list[Hit]:
+        embedder = self._scope.embedder
+        if label and embedder is not None and query.text.strip():
+            (vector,) = await embedder.vectors([query.text[:_EMBEDDED_CHARACTERS]], self._scope.runtime)
+            if embedder.label(len(vector)) != label:
+                raise ConfigurationError(
+                    f"the embedder {embedder.name!r} makes {len(vector)} dimensions now, the vectors there are "
+                    f"{label!r}; reindex() makes them anew"
+                )
+            query = query._replace(vector=vector)
+        return await self._port.query(space, query)
+
+    def _label(self, state: SpaceState, namespace: str) -> str:
+        """Return the label of the vectors that a query must be compared with, "" where there are none.
+
+        Without an embedder, words alone are looked for.
+        """
+        embedder = self._scope.embedder
+        if embedder is None or not state.embedder:
+            return ""
+        name, _, dimension = state.embedder.rpartition(":")
+        if name != embedder.name or (embedder.dimension is not None and str(embedder.dimension) != dimension):
+            raise self._mismatch(state.embedder, namespace)
+        return state.embedder
+
+    def _mismatch(self, label: str, namespace: str) -> ConfigurationError:
+        name = self._scope.embedder.name if self._scope.embedder else "none"
+        return ConfigurationError(
+            f"the namespace {namespace!r} holds vectors of {label!r}, and this index embeds with {name!r}; use that "
+            f"embedder, or make the vectors anew with index.reindex(namespace={namespace!r})"
+        )
+
+    async def _embedded(
+        self, items: builtins.list[IndexItem], namespace: str, replacing: bool = False
+    ) -> builtins.list[IndexItem]:
+        """Return the items with a vector each, the namespace being claimed for the embedder."""
+        embedder = self._scope.embedder
+        bare = [place for place, item in enumerate(items) if item.vector is None]
+        if embedder is None or not bare:
+            return items
+        space = self._space(namespace)
+        state = await self._port.state(space)
+        if not replacing:
+            self._label(state, namespace)  # before the work, if it is known to be in vain
+        texts = [f"{items[place].title} {items[place].text}"[:_EMBEDDED_CHARACTERS].strip() for place in bare]
+        vectors = await embedder.vectors(texts, self._scope.runtime)
+        label = embedder.label(len(vectors[0]))
+        if state.embedder != label:
+            held = await self._port.claim(space, label, replacing)
+            if held != label:
+                raise self._mismatch(held, namespace)
+        for place, vector in zip(bare, vectors, strict=True):
+            items[place] = items[place]._replace(vector=vector)
+        return items
+
+    @stream
+    async def reindex(self, *, namespace: str = "default", page: int = _PAGE) -> AsyncGenerator[list[str], None]:
+        """Make the vector of every item anew with this index's embedder, page by page; yields the ids that are done.
+
+        Vectors that callers gave are replaced, too. Until it has ended, queries compare with the vectors made so far;
+        it may be repeated.
+
+        Raises:
+            ConfigurationError: there is no embedder.
+        """
+        if self._scope.embedder is None:
+            raise ConfigurationError("there is no embedder to make vectors with; choose one: index.embedded_by(...)")
+        space = self._space(namespace)
+        after: str | None = None
+        while items := await self._port.page(space, after, page, ()):
+            after = items[-1].id
+            bare = [item._replace(vector=None) for item in items]
+            await self._port.index(space, await self._embedded(bare, namespace, replacing=True))
+            yield [item.id for item in items]
+
     @operation
-    async def fetch(self, ids: Iterable[str], *, namespace: str = "default") -> list[IndexItem]:
+    async def fetch(self, ids: Iterable[str], *, namespace: str = "default") -> builtins.list[IndexItem]:
         """Return those of the items that exist, in the order of ``ids``."""
         return await self._port.fetch(self._space(namespace), [_id(item) for item in ids])
 
     @operation
+    async def list(
+        self,
+        limit: int = 100,
+        *,
+        after: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        namespace: str = "default",
+    ) -> builtins.list[IndexItem]:
+        """Return a page of items in the order of their ids.
+
+        Args:
+            limit: 1 to 1,000.
+            after: the id of the last item of the page before.
+            filters: conditions on metadata.
+            namespace: where to look.
+        """
+        if type(limit) is not int or not 1 <= limit <= _MOST:
+            raise InvalidQuery(f"a limit is 1 to {_MOST:,}, not {limit!r}")
+        behind = None if after is None else _id(after)
+        return await self._port.page(self._space(namespace), behind, limit, _conditions(filters or {}))
+
+    @operation
+    async def update_metadata(
+        self, ids: str | Iterable[str], metadata: Mapping[str, Any], *, patch: bool = True, namespace: str = "default"
+    ) -> int:
+        """Change what items are filtered by, leaving texts and vectors as they are, in one atomic step.
+
+        Args:
+            ids: of one item or several.
+            metadata: text, numbers, booleans and None by name.
+            patch: True merges it into what is there, and None removes a name; False puts it in place of what is there.
+            namespace: where the items are.
+
+        Returns:
+            How many of the items exist.
+        """
+        known = [_id(one) for one in ([ids] if isinstance(ids, str) else ids)]
+        checked = _metadata(metadata, "the given ids")
+        space = self._space(namespace)
+        return await self._port.annotate(space, known, checked, patch) if known else 0
+
+    @operation
     async def remove(self, *ids: str, namespace: str = "default") -> int:
         """Delete items by id; return how many existed."""
-        names = [_id(item) for item in ids]
-        async with self._writing(namespace):
-            return await self._port.remove(self._space(namespace), names)
+        return await self._port.remove(self._space(namespace), [_id(item) for item in ids])
 
     @operation
     async def reset(self, *, namespace: str = "default") -> int:
         """Delete everything in a namespace; return how many items there were."""
-        async with self._writing(namespace):
-            return await self._port.reset(self._space(namespace))
+        return await self._port.reset(self._space(namespace))
 
     @operation
     async def count(self, *, namespace: str = "default") -> int:
         """Return the number of items in a namespace."""
         return await self._port.count(self._space(namespace))
-
-    async def _answer(self, namespace: str, wanted: SearchQuery) -> list[Hit]:
-        """Ask the cache, then the port; those who ask the same at the same time share one search."""
-        space, cache = self._space(namespace), self._cache
-        if cache is None:
-            return await self._port.query(space, wanted)
-        stored = await self._scope.leaf.kv.get(self._generation(namespace))
-        generation = stored if isinstance(stored, int) else 0
-        key = repr((space, tuple(wanted))).encode("utf-8", "surrogatepass")
-        found = cache.get(key, generation)
-        if found is None:
-            flight = (id(cache), generation, key)
-            shared = await self._scope.runtime.single_flight(flight, lambda: self._port.query(space, wanted))
-            found = copies(shared)
-            cache.put(key, generation, found, self._scope.tenant, f"search:{namespace}:{wanted.text}")
-        return found
-
-    @asynccontextmanager
-    async def _writing(self, namespace: str) -> AsyncIterator[None]:
-        """End the answers of a namespace with a write to it; see :mod:`ambidex.stores.cache`."""
-        try:
-            yield
-        except BaseException:  # it may have been written all the same
-            if self._cache is not None:
-                self._cache.invalidate(tenant=self._scope.tenant)
-            raise
-        if self._cache is not None:
-            await self._scope.leaf.kv.put(self._generation(namespace), getrandbits(62) + 1, None, When.ALWAYS)
-
-    def _generation(self, namespace: str) -> str:
-        return self._scope.prefix("ixg", namespace)
 
     def _space(self, namespace: str) -> str:
         return self._scope.prefix("ix", namespace)
@@ -167,6 +316,18 @@ class DetectingIndex(Detecting, Index):
     def __init__(self, aio: Index, sync: BlockingIndex) -> None:
         super().__init__(aio._scope)
         self._aio, self._sync = aio, sync
+
+    def embedded_by(self, embedder: Embedder | Embed | str) -> Self:
+        """Return the same index with another embedder."""
+        return type(self)(self._aio.embedded_by(embedder), self._sync.embedded_by(embedder))
+
+
+def _question(space: str, query: SearchQuery, label: str) -> bytes:
+    """Return a short name of everything that an answer depends on."""
+    name = hashlib.sha256(repr((space, query._replace(vector=None), label)).encode())
+    if query.vector is not None:
+        name.update(array("d", query.vector).tobytes())
+    return name.digest()
 
 
 def _id(item: str) -> str:
@@ -201,19 +362,19 @@ def _checked(item: IndexItem) -> IndexItem:
         if not isinstance(value, str):
             raise UnsupportedValue(f"{name} of an indexed item must be text, not {type(value).__name__}")
         encode(value)
-    for key, value in item.metadata.items():
+    about = _metadata(item.metadata, repr(item.id))
+    return item._replace(metadata=about, vector=None if item.vector is None else checked_vector(item.vector))
+
+
+def _metadata(metadata: Any, owner: str) -> dict[str, Any]:
+    """Refuse metadata that some backend could not hold or filter by; return a copy."""
+    if not isinstance(metadata, Mapping):
+        raise UnsupportedValue(f"metadata of {owner} is a dictionary, not {type(metadata).__name__}")
+    for key, value in metadata.items():
         if not isinstance(value, _PLAIN):
             raise UnsupportedValue(
-                f"metadata {key!r} of {item.id!r} is {type(value).__name__}; it holds text, numbers, booleans and None"
+                f"metadata {key!r} of {owner} is {type(value).__name__}; it holds text, numbers, booleans and None"
             )
-    encode(item.metadata)
-    return item._replace(vector=_vector(item.vector))
-
-
-def _vector(vector: Sequence[float] | None) -> list[float] | None:
-    if vector is None:
-        return None
-    floats = [float(number) for number in vector]
-    if not floats or not all(map(math.isfinite, floats)):
-        raise InvalidQuery("a vector is a list of finite numbers, not empty")
-    return floats
+    copy = dict(metadata)
+    encode(copy)
+    return copy

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from ambidex.testing.log import LogContract
     from ambidex.testing.media import MediaContract
     from ambidex.testing.names import NamesContract
+    from ambidex.testing.records import (
+        RecordsConcurrencyContract,
+        RecordsContract,
+        RecordsTransactionContract,
+    )
     from ambidex.testing.search import SearchContract
     from ambidex.testing.transactions import TransactionContract
     from ambidex.testing.values import ValuesContract
@@ -56,6 +61,9 @@ _HOME = {
     "MediaContract": "media",
     "Mode": "contract",
     "NamesContract": "names",
+    "RecordsConcurrencyContract": "records",
+    "RecordsContract": "records",
+    "RecordsTransactionContract": "records",
     "SearchContract": "search",
     "Subject": "contract",
     "TransactionContract": "transactions",
@@ -74,6 +82,9 @@ __all__ = [
     "MediaContract",
     "Mode",
     "NamesContract",
+    "RecordsConcurrencyContract",
+    "RecordsContract",
+    "RecordsTransactionContract",
     "SearchContract",
     "Subject",
     "TransactionContract",

@@ -21,6 +21,7 @@ from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
 from ambidex.testing.media import MediaContract, MediaInTransactionsContract
 from ambidex.testing.names import NamesContract
+from ambidex.testing.records import RecordsConcurrencyContract, RecordsContract, RecordsTransactionContract
 from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract, TransactionRoomsContract
 from ambidex.testing.values import ValuesContract
@@ -49,6 +50,19 @@ class MachineContract(Contract, needs=[Capability.KV]):
         compare(subject, examples, steps)
 
 
+class RecordMachineContract(Contract, needs=[Capability.RECORDS]):
+    """Random calls of a repository agree with the memory backend; as many as :class:`MachineContract` runs."""
+
+    def test_machine_of_records_agrees_with_the_memory_backend(self, subject: Subject) -> None:
+        """Needs hypothesis; skipped without it."""
+        pytest.importorskip("hypothesis")
+        from ambidex.testing.record_machine import compare
+
+        examples = int(os.environ.get("AMBIDEX_MACHINE_EXAMPLES", MachineContract.machine_examples))
+        steps = int(os.environ.get("AMBIDEX_MACHINE_STEPS", MachineContract.machine_steps))
+        compare(subject, examples, steps)
+
+
 class BackendContract(
     KeyValueContract,
     ValuesContract,
@@ -60,10 +74,14 @@ class BackendContract(
     BlobContract,
     MediaContract,
     MediaInTransactionsContract,
+    RecordsContract,
+    RecordsConcurrencyContract,
     TransactionContract,
     TransactionRoomsContract,
+    RecordsTransactionContract,
     FaceContract,
     MachineContract,
+    RecordMachineContract,
 ):
     """Everything that a backend promises by the capabilities it declares."""
 

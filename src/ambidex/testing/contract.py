@@ -94,6 +94,12 @@ class Subject:
         """The port under the files."""
         return self.root._core.leaf(Capability.BLOBS, self.mode is Mode.BLOCKING).blobs
 
+    def repository(self, cls: Any) -> Any:
+        """The repository of a model class, as coroutines."""
+        if self.mode is Mode.ASYNC:
+            return self.storage.aio.repository(cls)
+        return self.storage.sync.repository(cls)._twin
+
     @staticmethod
     def fresh_name() -> str:
         """Return a tenant's name that nobody has used."""
@@ -172,7 +178,7 @@ class Contract:
 
     def make_storage(self, tmp_path: Path) -> UnifiedStorage:
         """Return the storage under test; override it where a URL does not say enough."""
-        return UnifiedStorage(self.make_url(tmp_path))
+        return UnifiedStorage(self.make_url(tmp_path), embedder="none")
 
     @pytest.fixture
     def storage(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:
@@ -183,7 +189,7 @@ class Contract:
             needed: frozenset[Capability] = getattr(request.function, _NEEDS, frozenset())
             missing = needed - declared
             if missing:
-                pytest.skip(f"{storage!r} does not declare {', '.join(sorted(missing))}")
+                pytest.skip(f"{_backend_name(storage)} does not declare {', '.join(sorted(missing))}")
             yield storage
         finally:
             storage.close()
@@ -213,3 +219,8 @@ def _refuse_hidden_tests(cls: type) -> None:
                     raise TypeError(
                         f"{first.__qualname__}.{name} hides {owner.__qualname__}.{name} in {cls.__qualname__}"
                     )
+
+
+def _backend_name(storage: UnifiedStorage) -> str:
+    """Name the backend without its address, so that a summary folds the skips of many servers into one line."""
+    return f"the backend {storage.settings.url.backend!r}"

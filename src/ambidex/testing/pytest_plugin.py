@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ambidex_mode", "ambidex_run", "ambidex_storage"]
 
-_MODULES = ("backend", "concurrency", "contract", "expiry", "face", "kv", "log", "machine", "names", "search")
+_MODULES = (
+    "backend",
+    "concurrency",
+    "contract",
+    "expiry",
+    "face",
+    "kv",
+    "log",
+    "machine",
+    "names",
+    "record_machine",
+    "records",
+    "search",
+)
 
 # A failing assert of the suite shows its values, as in a test module.
 pytest.register_assert_rewrite(

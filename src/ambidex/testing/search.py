@@ -283,6 +283,67 @@ class SearchContract(Contract, needs=[Capability.SEARCH]):
         assert list(fetched[0].vector) == [10.0, 0.0]
         assert fetched[1].vector is None
 
+    async def test_search_pages(self, subject: Subject) -> None:
+        """Every item once, in the order of the ids, with or without filters."""
+        items = [IndexItem(f"i{n:02}", "", "word", {"even": n % 2 == 0}, [float(n)]) for n in range(25)]
+        await subject.index.add_many(reversed(items))
+        after: str | None = None
+        listed: list[IndexItem] = []
+        while page := await subject.index.list(10, after=after):
+            listed += page
+            after = page[-1].id
+        assert listed == items
+        assert [item.id for item in await subject.index.list(3, after="i04", filters={"even": True})] == [
+            "i06",
+            "i08",
+            "i10",
+        ]
+        await subject.index.add_many([IndexItem(id_, "", "word", {}) for id_ in HOSTILE], namespace="n")
+        assert [item.id for item in await subject.index.list(namespace="n")] == sorted(HOSTILE)
+
+    async def test_search_metadata_can_change_alone(self, subject: Subject) -> None:
+        """A patch merges and None removes; else it replaces; filters follow, texts and vectors stay."""
+        index = subject.index
+        await index.add("a", "word", {"x": 1, "y": "old"}, vector=[1.0, 2.0])
+        await index.add("b", "word", {"x": 1})
+        assert await index.update_metadata(["a", "absent", "a"], {"x": 2, "y": None, "z": True}) == 1
+        assert await index.update_metadata("b", {"only": 1.5}, patch=False) == 1
+        assert await index.update_metadata([], {"x": 9}) == 0
+        assert await index.fetch(["a", "b"]) == [
+            IndexItem("a", "", "word", {"x": 2, "z": True}, [1.0, 2.0]),
+            IndexItem("b", "", "word", {"only": 1.5}, None),
+        ]
+        assert [hit.id for hit in await index.search("word", filters={"x": 2})] == ["a"]
+        assert await index.search("word", filters={"x": 1}) == []
+
+    async def test_search_answers_end_with_a_write(self, subject: Subject) -> None:
+        """What was found before a write, of any kind, is not found after it."""
+        await self._fill(subject)
+        assert len(await subject.index.search("dog", filters={"id": "dog"})) == 1
+        await subject.index.update_metadata("dog", {"id": "other"})
+        assert await subject.index.search("dog", filters={"id": "dog"}) == []
+        assert len(await subject.index.search("dog")) == 2
+        await subject.index.remove("fox")
+        assert len(await subject.index.search("dog")) == 1
+        await subject.index.reset()
+        assert await subject.index.search("dog") == []
+
+    async def test_search_remembers_an_embedder(self, subject: Subject) -> None:
+        """The first one stays until it is replaced on purpose or the namespace is emptied; stamps never repeat."""
+        port, space = subject.index._port, subject.index._space("claimed")
+        stamps = {(await port.state(space)).stamp}
+        assert await port.claim(space, "one:2") == "one:2"
+        assert await port.claim(space, "two:3") == "one:2"
+        stamps.add((await port.state(space)).stamp)
+        assert await port.claim(space, "two:3", replace=True) == "two:3"
+        assert (await port.state(space)).embedder == "two:3"
+        await subject.index.add("x", "word", namespace="claimed")
+        stamps.add((await port.state(space)).stamp)
+        await subject.index.reset(namespace="claimed")
+        state = await port.state(space)
+        assert state.embedder == ""
+        assert len(stamps | {state.stamp}) == 4
+
     async def test_search_by_both(self, subject: Subject) -> None:
         """Words and vector together find what either finds; what both favour is first."""
         await subject.index.add_many(

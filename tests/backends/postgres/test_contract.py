@@ -9,7 +9,7 @@ from ambidex.core.ports import Capability
 from ambidex.testing import BackendContract
 from tests.services.handle import Service
 
-CAPABILITIES = frozenset({Capability.KV, Capability.LOG, Capability.TRANSACTIONS})
+CAPABILITIES = frozenset({Capability.KV, Capability.RECORDS, Capability.LOG, Capability.TRANSACTIONS})
 
 
 class _OnServer(BackendContract):

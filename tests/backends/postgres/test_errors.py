@@ -106,20 +106,16 @@ def test_a_lost_reply_is_never_a_silent_double(place: str, make_proxy: Callable[
     storage.sync.kv.set("count", 0)
     proxy.lose_replies(times=None, match=b"count", every=5)
     known = unknown = 0
-
-    async def count() -> None:
-        nonlocal known, unknown
+    with asyncio.Runner() as runner:
         for _ in range(50):
             try:
                 if mode == "async":
-                    await storage.aio.kv.incr("count")
+                    runner.run(storage.aio.kv.incr("count"))
                 else:
                     storage.sync.kv.incr("count")
                 known += 1
             except OutcomeUnknown:
                 unknown += 1
-
-    asyncio.run(count())
     proxy.heal()
     assert unknown >= 5
     assert known + unknown == 50

@@ -5,12 +5,23 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.errors import Closed, Conflict, LeaseLost, NestedCheckout, OutcomeUnknown, Unavailable
+from ambidex.backends.postgres.aio import AsyncConnection
+from ambidex.core.dual import drive
+from ambidex.errors import (
+    Closed,
+    Conflict,
+    LeaseLost,
+    NestedCheckout,
+    OutcomeUnknown,
+    Unavailable,
+    UnsupportedValue,
+)
 from tests.services.proxy import Proxy
 
 
@@ -19,7 +30,7 @@ def test_the_other_mode_is_refused_at_once_inside_a_unit(storage: UnifiedStorage
         async with storage.aio.transaction():
             await storage.aio.kv.set("key", 1)
             with pytest.raises(NestedCheckout):
-                storage.sync.kv.get("key")
+                await asyncio.to_thread(storage.sync.kv.get, "key")  # the thread is inside the unit, too
         await storage.aio.close()
 
     asyncio.run(main())
@@ -44,6 +55,50 @@ def test_a_task_that_outlives_its_unit_is_told(storage: UnifiedStorage) -> None:
         await storage.aio.close()
 
     asyncio.run(main())
+
+
+def test_a_unit_cancelled_as_its_first_reply_arrives_is_undone(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply is there, its task has not seen it yet: the connection must not go back with the unit open."""
+    storage = UnifiedStorage(f"{place}&pool_size=1")
+    end = AsyncConnection._end
+
+    async def main() -> None:
+        await storage.aio.kv.set("key", 1)
+        entered = asyncio.Event()
+
+        async def unit() -> None:
+            async with storage.aio.transaction():
+                entered.set()
+                await storage.aio.kv.set("half", 1)
+                await storage.aio.kv.set("whole", 1)
+
+        def ended(self: AsyncConnection, *args: Any, **kwargs: Any) -> None:
+            end(self, *args, **kwargs)
+            monkeypatch.undo()
+            task.cancel()
+
+        task = asyncio.create_task(unit())
+        await entered.wait()
+        monkeypatch.setattr(AsyncConnection, "_end", ended)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with storage.aio.transaction():
+            await storage.aio.kv.set("next", 1)
+        assert await storage.aio.kv.get_many(["half", "whole", "next"]) == {"next": 1}
+        await storage.aio.close()
+
+    asyncio.run(main())
+
+
+def test_a_refused_argument_does_not_end_a_unit(storage: UnifiedStorage) -> None:
+    leaf: Any = storage._core.every_backend()[0].blocking
+    leaf = getattr(leaf, "_leaf", leaf)
+    with pytest.raises(ZeroDivisionError), storage.sync.transaction():
+        with pytest.raises(UnsupportedValue):
+            drive(leaf.row("SELECT ?", ("a\x00b",)))  # nothing was sent, BEGIN neither
+        storage.sync.kv.set("key", 1)
+        raise ZeroDivisionError
+    assert storage.sync.kv.get("key") is None
 
 
 def test_threads_and_tasks_inside_a_unit_take_turns(storage: UnifiedStorage) -> None:

@@ -394,6 +394,33 @@ def test_ctrl_c_at_any_moment_of_a_blocking_write_leaves_the_writer_usable(sqlit
     assert turn in stored(sqlite)
 
 
+def test_a_writer_that_is_never_idle_can_be_brought_to_rest_and_closed(sqlite: SqliteBackend) -> None:
+    stop = threading.Event()
+
+    def write(me: int) -> None:
+        i = me
+        while not stop.is_set():
+            i += 100
+            drive(sqlite.blocking.write(INSERT, (i,)))
+
+    threads = [threading.Thread(target=write, args=(me,)) for me in range(8)]
+    for thread in threads:
+        thread.start()
+    writer = database(sqlite).writer
+    try:
+        for _ in range(20):
+            token = writer.rest(time.monotonic() + 10)
+            assert token is not None
+            assert writer._conn is None
+            writer.resume(token)
+            drive(sqlite.blocking.close())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    drive(sqlite.blocking.close())
+
+
 def test_close_finishes_what_is_queued(sqlite: SqliteBackend) -> None:
     async def main() -> None:
         writes = asyncio.gather(*(sqlite.aio.write(INSERT, (i,)) for i in range(50)))

@@ -12,6 +12,7 @@ from ambidex.backends.memory.blobs import MemoryBlobs
 from ambidex.backends.memory.data import Data
 from ambidex.backends.memory.kv import MemoryKeyValue
 from ambidex.backends.memory.log import MemoryLog
+from ambidex.backends.memory.records import MemoryRecords
 from ambidex.backends.memory.search import MemorySearch
 from ambidex.core.ports import Capability
 from ambidex.settings import BackendUrl, Settings
@@ -24,7 +25,14 @@ class MemoryBackend:
 
     name = "memory"
     capabilities = frozenset(
-        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+        {
+            Capability.KV,
+            Capability.RECORDS,
+            Capability.LOG,
+            Capability.SEARCH,
+            Capability.BLOBS,
+            Capability.TRANSACTIONS,
+        }
     )
 
     def __init__(self, url: BackendUrl | None = None, settings: Settings | None = None) -> None:
@@ -40,6 +48,7 @@ class MemoryLeaf:
         self.log = MemoryLog(data)
         self.search = MemorySearch(data)
         self.blobs = MemoryBlobs(data)
+        self.records = MemoryRecords(data)
 
     async def open(self) -> None:
         """Nothing to open."""

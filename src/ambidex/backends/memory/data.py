@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ambidex.core.codec import Stored
-from ambidex.core.ports import BlobInfo, Event, IndexItem
+from ambidex.core.ports import BlobInfo, Event, IndexItem, Row, SpaceState
 from ambidex.errors import Conflict
 from ambidex.runtime.process import ForkLock
 
@@ -46,6 +46,8 @@ class Tables:
     values: dict[str, Value] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     indexes: dict[str, dict[str, IndexItem]] = field(default_factory=dict)
+    records: dict[tuple[str, str], dict[Any, Row]] = field(default_factory=dict)
+    spaces: dict[str, SpaceState] = field(default_factory=dict)
 
     def copy(self) -> Tables:
         """Return tables that can be changed without changing these."""
@@ -53,6 +55,8 @@ class Tables:
             self.values.copy(),
             {name: Stream(list(s.events), s.seq, s.expires) for name, s in self.streams.items()},
             {name: dict(items) for name, items in self.indexes.items()},
+            {name: dict(rows) for name, rows in self.records.items()},
+            self.spaces.copy(),
         )
 
 
@@ -85,6 +89,12 @@ class Data:
             else:
                 self._writes += write
                 yield self._tables
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this task or thread is inside a transaction of these tables."""
+        unit = _current.get()
+        return unit is not None and unit.data is self
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

@@ -20,7 +20,7 @@ class PostgresBackend:
 
     name = "postgres"
     remote = True
-    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.TRANSACTIONS})
+    capabilities = frozenset({Capability.KV, Capability.RECORDS, Capability.LOG, Capability.TRANSACTIONS})
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
         database = Database(url, settings)

@@ -69,12 +69,17 @@ class AsyncConnection:
         """What the last statement was, in the server's words."""
         return self._session.last_tag
 
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end, by what the server said last."""
+        return not self.broken and self._session.in_transaction
+
     def start(self, statements: Sequence[Statement], deadline: float, done: Done) -> None:
         """Send a request; ``done`` is called once, when its reply is there or when there will be none."""
         self._done = done
         self._timer = self._loop.call_later(deadline - time.monotonic(), self._expire)
         try:
-            self._session.send(statements)
+            self._session.send(self._session.bind(statements))
             self._flush()
         except Exception as error:
             self._end(None, error, broken=isinstance(error, Lost))
@@ -100,8 +105,9 @@ class AsyncConnection:
     def _abandon_request(self) -> None:
         if self._done is None:
             return
-        if self.held:
-            self._end(None, Expired("cancelled"), broken=True)
+        if self.held:  # in mid-transaction nothing but its end is left; the others have done nothing wrong
+            self.close()
+            self._end(None, Expired("cancelled"), broken=False)
             return
         self._done = _ignore
         if self._timer is not None:

@@ -64,6 +64,11 @@ class BlockingConnection:
         """What the last statement was, in the server's words."""
         return self._session.last_tag
 
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end, by what the server said last."""
+        return not self.broken and self._session.in_transaction
+
     def run(self, statements: Sequence[Statement], deadline: float) -> list[list[Row]]:
         """Send a request and wait for its whole reply.
 
@@ -73,9 +78,10 @@ class BlockingConnection:
             Expired: the deadline passed.
         """
         session = self._session
+        request = session.bind(statements)
         complete = False
         try:
-            session.send(statements)
+            session.send(request)
             while not session.flush():
                 self._wait(_IN | _OUT, deadline)
             while not session.complete():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,11 @@ class Database:
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
         self.settings = settings
         self.timeout = settings.timeout
-        self.options = Options.parse(url)
+        self.options = Options.parse(url, settings.connections(10))
         self.where = f"the PostgreSQL server at {_place(self.options.conninfo)}"
         self.unit: ContextVar[Unit | None] = ContextVar("ambidex_postgres_unit", default=None)
         self.warned = False
+        self.on_close: list[Callable[[], None]] = []
         self._start()
         self.threads = BlockingPool(self)
         self.loops = AsyncPools(self)

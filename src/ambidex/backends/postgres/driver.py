@@ -17,9 +17,11 @@ from contextlib import asynccontextmanager
 from ambidex.backends.postgres.aio import AsyncConnection
 from ambidex.backends.postgres.batches import Lookup, Lookups, Upsert, Upserts
 from ambidex.backends.postgres.blocking import BlockingConnection, Expired, expired
+from ambidex.backends.postgres.columns import Tables, records_dialect
 from ambidex.backends.postgres.database import Database
 from ambidex.backends.postgres.errors import Lost, Refused, from_lost, from_refusal
 from ambidex.backends.postgres.kv import PostgresKeyValue
+from ambidex.backends.postgres.records import PostgresRecords
 from ambidex.backends.postgres.schema import migrate
 from ambidex.backends.postgres.unit import Connection, Unit
 from ambidex.backends.postgres.wire import text_array
@@ -78,6 +80,15 @@ class Leaf(ABC):
         self._reclaim = _reclaim(words.schema)
         self.kv = PostgresKeyValue(self, words)
         self.log = SqlLog(self, words)
+        tables = Tables(self, database.options.schema, self.in_transaction)
+        self.define, self.columns, self.indexes, self.explain = (
+            tables.define,
+            tables.columns,
+            tables.indexes,
+            tables.explain,
+        )
+        self.records = PostgresRecords(self, records_dialect(database.options.schema))
+        database.on_close.append(self.records.forget)
 
     @property
     def search(self) -> SearchPort:
@@ -137,6 +148,12 @@ class Leaf(ABC):
         self._db.threads.close()
         self._db.loops.close()
         self._db.ready = False
+        for forget in self._db.on_close:
+            forget()
+
+    def in_transaction(self) -> bool:
+        """Tell whether this task or thread is inside a transaction."""
+        return self._db.unit.get() is not None
 
     async def ping(self) -> None:
         """Ask the server for something."""
@@ -266,10 +283,8 @@ class Leaf(ABC):
             try:
                 rows = await self._on(unit.connection, [*opening, *statements], min(deadline, unit.until))
             except (Lost, Refused, Expired) as failure:
-                unit.begun = True
                 unit.error = self._unit_error(unit, failure)
                 raise unit.error from None
-            unit.begun = True
             return rows[len(opening) :]
 
     def _unit_error(self, unit: Unit, failure: Lost | Refused | Expired) -> AmbidexError:
@@ -291,6 +306,8 @@ class Leaf(ABC):
             else:
                 await self._roll_back(unit)
         finally:
+            if unit.connection.in_transaction:
+                unit.connection.close()
             self._release(unit)
 
     async def _commit(self, unit: Unit) -> None:
@@ -299,15 +316,15 @@ class Leaf(ABC):
         error = unit.error
         if unit.late:
             error = unit.lease_lost()
-        elif error is None and unit.begun and unit.connection.broken:
+        elif error is None and unit.connection.broken:
             error = from_lost(Lost("it was closed", sent=False), where, write=False)
         if error is None and remaining(deadline) <= 0:
             error = expired(where, write=False)
         if error is not None:
             await self._roll_back(unit)
             raise error
-        if not unit.begun:
-            return
+        if not unit.connection.in_transaction:
+            return  # nothing was asked of it
         try:
             await self._on(unit.connection, (("COMMIT", ()),), deadline)
         except Expired:
@@ -320,7 +337,7 @@ class Leaf(ABC):
             raise Conflict(f"{where} rolled the transaction back because a statement in it had failed; run it again")
 
     async def _roll_back(self, unit: Unit) -> None:
-        if unit.begun and not unit.connection.broken:
+        if unit.connection.in_transaction:
             deadline = current_deadline(self._db.timeout)
             try:
                 await self._on(unit.connection, (("ROLLBACK", ()),), deadline)

@@ -59,8 +59,8 @@ class Options:
         return f"Options(schema={self.schema!r}, pool_size={self.pool_size}, pooled={self.pooled})"
 
     @classmethod
-    def parse(cls, url: BackendUrl) -> Options:
-        """Read the options of a URL.
+    def parse(cls, url: BackendUrl, connections: int = 10) -> Options:
+        """Read the options of a URL; ``connections`` is the size of a pool where the URL does not say it.
 
         Raises:
             ConfigurationError: one is unknown or cannot work; the message names it.
@@ -75,7 +75,7 @@ class Options:
         schema = own.get("schema", "")
         if schema and not _SCHEMA.match(schema):
             raise ConfigurationError(f"schema={schema!r} is not a plain name (letters, digits, _)")
-        size = own.get("pool_size", "10")
+        size = own.get("pool_size", str(min(connections, 1000)))
         if not size.isdecimal() or not 1 <= int(size) <= 1000:
             raise ConfigurationError(f"pool_size must be 1 to 1000, not {size!r}")
         isolation = own.get("isolation", "repeatable-read")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import OperationalError
 from psycopg.adapt import Transformer
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from ambidex.backends.postgres.errors import Lost, Refused
@@ -24,6 +24,8 @@ __all__ = ["Session"]
 _SYNC, _ERROR = ExecStatus.PIPELINE_SYNC, ExecStatus.FATAL_ERROR
 _ROWS, _DONE = ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK
 _MOST_NAMED = 500
+Request = list[tuple[str, list[bytes | None], list[int]]]
+"""Statements with their bound values and the formats of these."""
 _BINARY = 1
 
 
@@ -48,17 +50,29 @@ class Session:
         self._results: list[PGresult] = []
         self._transformer = Transformer()
 
-    def send(self, statements: Sequence[Statement]) -> None:
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end, by what the server said last."""
+        return self.pgconn.transaction_status != TransactionStatus.IDLE
+
+    @staticmethod
+    def bind(statements: Sequence[Statement]) -> Request:
+        """Return a request ready to be sent.
+
+        Raises:
+            UnsupportedValue: an argument cannot be bound.
+        """
+        return [(sql, *dump(args)) for sql, args in statements]
+
+    def send(self, request: Request) -> None:
         """Hand a request to libpq; it may need flushing.
 
         Raises:
             Lost: the connection is broken.
-            UnsupportedValue: an argument cannot be bound; nothing was sent.
         """
-        bound = [(sql, *dump(args)) for sql, args in statements]
         pgconn = self.pgconn
         try:
-            for sql, values, formats in bound:
+            for sql, values, formats in request:
                 name = self._names.get(sql)
                 if name is None and self.named and len(self._names) < _MOST_NAMED:
                     name = self._names[sql] = b"s%d" % self._named

@@ -1,6 +1,7 @@
 """A transaction and the connection that it holds; the leaf pair makes one for each ``transaction()``.
 
-The invariant: BEGIN goes out with the first statement; after a failed statement nothing of the unit is ever committed;
+The invariant: BEGIN goes out with the first statement, and whether it did is asked of the connection, never remembered
+here, where a cancellation could come between; after a failed statement nothing of the unit is ever committed;
 a unit ends exactly once, and who still uses it then is told so.
 """
 
@@ -47,7 +48,6 @@ class Unit:
         self.seconds = seconds
         self.until = time.monotonic() + seconds
         self.error: AmbidexError | None = None
-        self.begun = False
         self.over = False
         self.depth = 0
         self.timer: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Unit:
 
         The server itself ends a unit whose client has gone silent, so that its locks do not outlive it.
         """
-        if self.begun:
+        if self.connection.in_transaction:
             return []
         return [
             (f"BEGIN ISOLATION LEVEL {self._isolation}", ()),

@@ -53,9 +53,9 @@ def dump(args: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
     return values, formats
 
 
-def text_array(items: Sequence[str]) -> bytes:
+def text_array(items: Sequence[str | None]) -> bytes:
     """Return the binary form of ``text[]``."""
-    return _array(_TEXT, _sized([item.encode() for item in items]))
+    return _array(_TEXT, _sized([None if item is None else item.encode() for item in items]))
 
 
 def bytea_array(items: Sequence[bytes | None]) -> bytes:

@@ -38,7 +38,7 @@ class RedisBackend:
     remote = True
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
-        shared = Shared(parse(url), settings)
+        shared = Shared(parse(url, settings.connections(10)), settings)
         blocking, aio = BlockingClient(shared, BlockingRuntime()), AsyncClient(shared, AsyncRuntime())
         self._clients = (blocking, aio)
         self.blocking = RedisLeaf(blocking, self.close)

@@ -115,8 +115,8 @@ class Target:
         return context
 
 
-def parse(place: BackendUrl) -> Target:
-    """Read a URL.
+def parse(place: BackendUrl, connections: int = 10) -> Target:
+    """Read a URL; ``connections`` is the size of a pool where the URL does not say it.
 
     Raises:
         ConfigurationError: some part of it cannot work; the message names it.
@@ -146,7 +146,7 @@ def parse(place: BackendUrl) -> Target:
         sentinel_login=Login(options.get("sentinel_username", ""), options.get("sentinel_password")),
         tls=_tls(options, place.display, secure=secure),
         prefix=_prefix(options.get("prefix", "ambidex:"), place.display),
-        pool_size=int(_number(options, "pool_size", 10, 1, 10_000)),
+        pool_size=int(_number(options, "pool_size", connections, 1, 20_000)),
         connect_timeout=_number(options, "connect_timeout", 5.0, 0.01, 3600),
     )
 

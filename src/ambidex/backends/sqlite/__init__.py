@@ -20,7 +20,14 @@ class SqliteBackend:
 
     name = "sqlite"
     capabilities = frozenset(
-        {Capability.KV, Capability.LOG, Capability.SEARCH, Capability.BLOBS, Capability.TRANSACTIONS}
+        {
+            Capability.KV,
+            Capability.RECORDS,
+            Capability.LOG,
+            Capability.SEARCH,
+            Capability.BLOBS,
+            Capability.TRANSACTIONS,
+        }
     )
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:

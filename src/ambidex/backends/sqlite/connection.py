@@ -16,11 +16,22 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
+from ambidex.backends.sqlite.columns import add_collation
 from ambidex.backends.sqlite.errors import translate
 from ambidex.core.runtime import current_deadline
 from ambidex.errors import Closed, DeadlineExceeded
 
-__all__ = ["INLINE_BYTES", "STEPS", "InlineReader", "LongRead", "Reader", "Readers", "open_reader", "open_writer"]
+__all__ = [
+    "INLINE_BYTES",
+    "STEPS",
+    "InlineReader",
+    "LongRead",
+    "Reader",
+    "Readers",
+    "abandon",
+    "open_reader",
+    "open_writer",
+]
 
 STEPS = 1000
 """VM instructions between two looks at a query's limit, about 25 µs."""
@@ -39,6 +50,13 @@ def pause(tries: int) -> None:
     time.sleep(min(0.005, 0.0005 * 2 ** min(tries, 4)))
 
 
+def abandon(inherited: object) -> None:
+    """Keep what holds inherited connections from ever being finalised: closing one could disturb the parent's file."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
 def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -> apsw.Connection:
     """Open the connection that writes, creating the file if its folder exists.
 
@@ -52,6 +70,7 @@ def open_writer(path: str, durable: bool, keep_waiting: Callable[[int], bool]) -
     try:
         conn = apsw.Connection(path)
         conn.set_busy_handler(keep_waiting)
+        add_collation(conn)
         _use_wal(conn, keep_waiting)
         conn.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").fetchall()
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
@@ -97,6 +116,7 @@ def open_reader(path: str) -> apsw.Connection:
                 raise
             conn.close()
             conn = open_immutable(path)
+        add_collation(conn)
         conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
     except apsw.Error as error:
         system_errno = conn.system_errno if conn is not None else 0
@@ -125,13 +145,26 @@ class _Connection:
     ``lock`` is held during every use, so that whoever closes it finds it at rest.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "lock")
+    __slots__ = ("__weakref__", "_conn", "_execute", "_path", "_process", "guard", "lock")
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._process = os.getpid()
         self._conn: apsw.Connection | None = None
         self._execute: Callable[..., apsw.Cursor] | None = None
         self.lock = threading.Lock()
+        self.guard = threading.RLock()
+        """Held while the process forks."""
+
+    def __del__(self) -> None:
+        """Close with the thread, but not while the process forks: the child would find SQLite's own locks taken."""
+        if self._conn is None:
+            return
+        if self._process == os.getpid():
+            with self.guard:
+                self.release()
+        else:
+            abandon(self._conn)
 
     def _open(self) -> Callable[..., apsw.Cursor]:
         conn = open_reader(self._path)
@@ -310,7 +343,7 @@ class Readers(Generic[C]):
     def reset(self) -> None:
         """Start with none."""
         self._local = threading.local()
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a connection may be finalised by whatever this thread does under it
         self._all: weakref.WeakSet[C] = weakref.WeakSet()
         self._resting = False
         self._held: list[C] = []
@@ -321,6 +354,7 @@ class Readers(Generic[C]):
             return self._local.reader  # type: ignore[no-any-return]  # a threading.local has no declared attributes
         except AttributeError:
             reader = self._make()
+            reader.guard = self._guard
             with self._guard:
                 self._all.add(reader)
             self._local.reader = reader

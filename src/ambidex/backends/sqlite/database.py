@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import apsw
 
 from ambidex.backends.relational.sql import Args, Row
-from ambidex.backends.sqlite.connection import InlineReader, LongRead, Reader, Readers, open_writer
+from ambidex.backends.sqlite.connection import InlineReader, LongRead, Reader, Readers, abandon, open_writer
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import Lease
 from ambidex.backends.sqlite.schema import migrate, reclaim
@@ -35,6 +35,8 @@ from ambidex.settings import BackendUrl, Settings, default_url, parse_url
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+    from ambidex.backends.sqlite.search_space import Spaces
 
 __all__ = ["Database"]
 
@@ -58,6 +60,7 @@ class Database:
         self._makes_folder = not self._private and url.path == _default_path()
         self.timeout = settings.timeout
         self.lease: ContextVar[Lease | None] = ContextVar("ambidex_sqlite_lease", default=None)
+        self.on_close: list[Callable[[], None]] = []
         self._make()
         rest_during_fork(self)
 
@@ -76,6 +79,18 @@ class Database:
         self.readers = Readers(lambda: Reader(path, self.timeout))
         self.inline = Readers(lambda: InlineReader(path))
         self.writer = Writer(path, self._connect, reclaim)
+        self._spaces: Spaces | None = None
+
+    @property
+    def spaces(self) -> Spaces:
+        """What this process holds of the index's namespaces; needs numpy."""
+        if self._spaces is None:
+            from ambidex.backends.sqlite.search_space import Spaces
+
+            with self._executor_guard:
+                if self._spaces is None:
+                    self._spaces = Spaces(self.path)
+        return self._spaces
 
     def ensure_open(self, until: float) -> None:
         """Create the file and its tables if this process has not looked yet.
@@ -150,6 +165,7 @@ class Database:
             executor.shutdown(wait=True)  # without the guard, which a thread of it may be waiting for
         with self._guard:
             self.ready = False
+            self._spaces = None
             self.readers.close()
             self.inline.close()
             self.writer.close()
@@ -157,6 +173,8 @@ class Database:
                 self._folder.remove()
                 self._folder = None
                 self.path = ""
+            for forget in self.on_close:
+                forget()
 
     # Forking.
 
@@ -185,7 +203,7 @@ class Database:
         """Start with nothing open; a private database continues as a copy."""
         inherited = _inherited.get(os.path.realpath(self.path)) if self.path else None
         if inherited is not None:
-            _abandon(inherited)
+            abandon(inherited)
         self._make()
         if self._folder is not None and inherited is None:
             try:
@@ -206,13 +224,6 @@ class Database:
                 raise translate(error, self.path, "opening", system_errno) from None
             raise
         return conn
-
-
-def _abandon(inherited: object) -> None:
-    """Keep what holds inherited connections from ever being finalised: closing one could disturb the parent's file."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
 class _Folder:

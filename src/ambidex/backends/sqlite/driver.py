@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,7 +24,9 @@ import msgspec
 from ambidex.backends.files.blobs import AsyncFileBlobs, BlockingFileBlobs, FileBlobs
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
+from ambidex.backends.relational.records import Column, SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
+from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
@@ -64,9 +66,11 @@ class _Leaf(ABC):
         self._lease = database.lease
         self.kv = SqlKeyValue(self, DIALECT)
         self.log = SqlLog(self, DIALECT)
-        self.search = SqliteSearch(self)
         settings = database.settings
         self.blobs = self._blob_kind(database.blob_folder, settings.durability == "durable", settings.timeout)
+        self.search = SqliteSearch(self, lambda: database.spaces)
+        self.records = SqlRecords(self, RECORDS)
+        database.on_close.append(self.records.forget)
 
     @abstractmethod
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -78,7 +82,23 @@ class _Leaf(ABC):
 
     @abstractmethod
     async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
-        """Read rows with a statement that is known to take long (full text, say)."""
+        """Read rows with a statement that is known to take long."""
+
+    @abstractmethod
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        """Run a function of several reads, and of work between them, where it may take long.
+
+        Args:
+            call: receives the function that reads.
+        """
+
+    @abstractmethod
+    async def apart(self, call: Callable[[], T]) -> T:
+        """Run a function that needs no connection where it may take long."""
+
+    async def change(self, work: Work) -> Any:
+        """Run a function of the writer's connection as one atomic step; it may be run again after a rollback."""
+        return await self._write(work, single=False)
 
     @abstractmethod
     async def close(self) -> None:
@@ -116,6 +136,24 @@ class _Leaf(ABC):
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self._write(_all_of(statements), single=False)  # type: ignore[no-any-return]
 
+    async def define(self, table: str, work: Callable[[], Awaitable[None]]) -> bool:
+        async with self.transaction():
+            await work()
+        return not self.in_transaction()
+
+    def in_transaction(self) -> bool:
+        return self._lease.get() is not None
+
+    async def columns(self, table: str) -> dict[str, Column]:
+        sql = 'SELECT name, type, NOT "notnull", pk > 1, dflt_value IS NOT NULL FROM pragma_table_info(?)'
+        return {name: Column(type_, *map(bool, facts)) for name, type_, *facts in await self.rows(sql, (table,))}
+
+    async def indexes(self, table: str) -> list[str]:
+        return [name for (name,) in await self.rows("SELECT name FROM pragma_index_list(?)", (table,))]
+
+    async def explain(self, sql: str, args: Args) -> str:
+        return "; ".join(row[-1] for row in await self.rows(f"EXPLAIN QUERY PLAN {sql}", args))
+
     async def _write(self, work: Work, single: bool) -> Any:
         if not self._db.ready:
             await self._open()
@@ -127,6 +165,13 @@ class _Leaf(ABC):
         """Read on the writer's connection, so that a transaction sees its own writes."""
         deadline = current_deadline(self._db.timeout)
         job = Job(lambda conn: conn.execute(sql, args).fetchall(), single=True, deadline=deadline)
+        return await self._run(job, lease.submit)  # type: ignore[no-any-return]
+
+    async def _together_in_lease(self, lease: Lease, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        def work(conn: apsw.Connection) -> T:
+            return call(lambda sql, args: conn.execute(sql, args).fetchall())
+
+        job = Job(work, single=True, deadline=current_deadline(self._db.timeout))
         return await self._run(job, lease.submit)  # type: ignore[no-any-return]
 
     async def _run(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> Any:
@@ -254,6 +299,19 @@ class BlockingSqliteLeaf(_Leaf):
 
     heavy = rows
 
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
+        lease = self._lease.get()
+        if lease is not None:
+            return await self._together_in_lease(lease, call)
+        until = current_deadline(self._db.timeout)
+        if not self._db.ready:
+            self._db.ensure_open(until)
+        read = LongRead(until)
+        return call(lambda sql, args: self._db.read(sql, args, read))
+
+    async def apart(self, call: Callable[[], T]) -> T:
+        return call()
+
     def _submit(self, job: Job) -> None:
         self._db.writer.run(job)
 
@@ -312,17 +370,23 @@ class AsyncSqliteLeaf(_Leaf):
         return await self.heavy(sql, args)
 
     async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
+        return await self.together(lambda read: read(sql, args))
+
+    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
         lease = self._lease.get()
         if lease is not None:
-            return await self._in_lease(lease, sql, args)
+            return await self._together_in_lease(lease, call)
         db = self._db
         if not db.ready:
             await self._open()
         read = db.long_read(current_deadline(db.timeout))
         try:
-            return await self._in_worker(lambda: db.read_in_worker(sql, args, read))
+            return await self._in_worker(lambda: call(lambda sql, args: db.read_in_worker(sql, args, read)))
         finally:
             read.stopped = True
+
+    async def apart(self, call: Callable[[], T]) -> T:
+        return await self._in_worker(call)
 
     async def _in_worker(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._db.submit(call))

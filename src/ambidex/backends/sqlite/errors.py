@@ -14,6 +14,7 @@ from ambidex import errors
 
 __all__ = ["translate"]
 
+_TAKEN = {apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY, apsw.SQLITE_CONSTRAINT_ROWID}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 
@@ -54,6 +55,8 @@ def translate(error: Exception, path: str, doing: str = "using", system_errno: i
         return errors.DeadlineExceeded(f"the deadline passed while {doing} {where}", applied="no")
     if isinstance(error, apsw.ConnectionClosedError | apsw.ThreadingViolationError):
         return errors.Closed(f"{where} was closed while a call was under way; the call may be repeated")
+    if isinstance(error, apsw.ConstraintError) and code in _TAKEN:
+        return errors.AlreadyExists(f"a unique value is taken: {str(error).rpartition(': ')[2]}")
     return _other(error, where, detail)
 
 

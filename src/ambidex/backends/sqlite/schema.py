@@ -14,7 +14,7 @@ from typing import cast
 import apsw
 
 from ambidex.backends.relational import kv, log
-from ambidex.backends.sqlite import search
+from ambidex.backends.sqlite import search_schema as search
 from ambidex.errors import ConfigurationError
 
 __all__ = ["MIGRATIONS", "NOW", "migrate", "reclaim"]
@@ -24,6 +24,7 @@ NOW = "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (*kv.SCHEMA, *log.SCHEMA, *search.SCHEMA),
     ("CREATE INDEX ambidex_streams_expires ON ambidex_streams (expires) WHERE expires > 0",),
+    search.REBUILT,
 )
 
 _MOST_ROWS, _MOST_STREAMS = 500, 50

@@ -1,170 +1,208 @@
-"""Full text on SQLite's FTS5, with vectors beside it; the leaf makes one.
+"""Full text and vectors on SQLite; the leaf makes one port.
 
 The recipe was measured on public collections: Porter stemming, terms joined by OR, stop words dropped from the query,
-the title counting double, BM25. The invariant: query text becomes quoted terms only, so no character of it is FTS5
-syntax; namespace and filters stand in the statement that selects the candidates, so they never cost results.
+the title counting double, BM25, and exact cosines. With numpy, both are ranked over arrays that are derived from the
+rows (``search_space.py``); without it, by FTS5 and in plain Python (``search_plain.py``), as also inside a transaction,
+whose rows nobody else may see. The invariant: namespace and filters are applied before candidates are cut, so they
+never cost results; whatever is shown was read from the rows.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import apsw
 import msgspec
 
 from ambidex.backends.relational.sql import Args, Row, SqlLeaf
+from ambidex.backends.sqlite import search_plain
+from ambidex.backends.sqlite.search_filters import to_json, where
+from ambidex.backends.sqlite.search_schema import forget, put, query_words, space_of, stamp, words_of
 from ambidex.core.fusion import fuse
-from ambidex.core.ports import Hit, IndexItem, SearchQuery
+from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition
 from ambidex.core.text import query_terms
 
-__all__ = ["SCHEMA", "SqliteSearch"]
+if TYPE_CHECKING:
+    from ambidex.backends.sqlite.search_space import Spaces
 
-SCHEMA = (
-    "CREATE TABLE ambidex_items (item INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL,"
-    " title TEXT NOT NULL,"
-    " text TEXT NOT NULL, metadata TEXT NOT NULL, vector BLOB, UNIQUE (namespace, id))",
-    "CREATE VIRTUAL TABLE ambidex_fts USING fts5(title, text, content='ambidex_items', content_rowid='item',"
-    " tokenize='porter unicode61')",
-    "CREATE TRIGGER ambidex_items_added AFTER INSERT ON ambidex_items BEGIN"
-    " INSERT INTO ambidex_fts (rowid, title, text) VALUES (new.item, new.title, new.text); END",
-    "CREATE TRIGGER ambidex_items_removed AFTER DELETE ON ambidex_items BEGIN"
-    " INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) VALUES ('delete', old.item, old.title, old.text); END",
-    "CREATE TRIGGER ambidex_items_changed AFTER UPDATE ON ambidex_items BEGIN"
-    " INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) VALUES ('delete', old.item, old.title, old.text);"
-    " INSERT INTO ambidex_fts (rowid, title, text) VALUES (new.item, new.title, new.text); END",
-)
+__all__ = ["SqliteSearch"]
 
-_PUT = (
-    "INSERT INTO ambidex_items (namespace, id, title, text, metadata, vector) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (namespace, id) DO UPDATE"
-    " SET title = excluded.title, text = excluded.text, metadata = excluded.metadata, vector = excluded.vector"
-)
-_BY_TEXT = (
-    "SELECT i.item, -bm25(ambidex_fts, 2.0, 1.0) FROM ambidex_fts JOIN ambidex_items i ON i.item = ambidex_fts.rowid"
-    " WHERE ambidex_fts MATCH ? AND i.namespace = ?{filters} ORDER BY bm25(ambidex_fts, 2.0, 1.0), i.id LIMIT ?"
-)
-_BY_VECTOR = "SELECT i.item, i.vector FROM ambidex_items i WHERE i.namespace = ? AND i.vector IS NOT NULL{filters}"
-_FETCH = (
-    "SELECT id, title, text, metadata, vector FROM ambidex_items"
-    " WHERE namespace = ? AND id IN (SELECT value FROM json_each(?))"
-)
-_SHOW = "SELECT item, id, title, text, metadata FROM ambidex_items WHERE item IN (SELECT value FROM json_each(?))"
-_REMOVE = "DELETE FROM ambidex_items WHERE namespace = ? AND id IN (SELECT value FROM json_each(?)) RETURNING 1"
-_RESET = "DELETE FROM ambidex_items WHERE namespace = ? RETURNING 1"
-_COUNT = "SELECT count(*) FROM ambidex_items WHERE namespace = ?"
+T = TypeVar("T")
+Read = Callable[[str, Args], list[Row]]
 
-_FIELD = "json_extract(i.metadata, '$.' || json_quote(?))"
-_OPERATORS = {
-    "eq": f"{_FIELD} IS ?",
-    "ne": f"{_FIELD} IS NOT ?",
-    "gt": f"{_FIELD} > ?",
-    "ge": f"{_FIELD} >= ?",
-    "lt": f"{_FIELD} < ?",
-    "le": f"{_FIELD} <= ?",
-    "contains": f"instr({_FIELD}, ?) > 0",
-    "startswith": f"substr({_FIELD}, 1, length(?)) = ?",
-    "is_null": f"({_FIELD} IS NULL) = ?",
-}
-_LISTED = f"(coalesce({_FIELD} IN (SELECT value FROM json_each(?)), 0) OR ({_FIELD} IS NULL AND ?))"
-# SQLite orders every text above every number; ambidex never compares one with the other.
-_IS_TEXT = f"typeof({_FIELD}) = 'text'"
-_IS_NUMBER = f"typeof({_FIELD}) IN ('integer', 'real')"
+_RESCORED = 40
+"""How many of the nearest by whole numbers are compared once more as they were given."""
+
+_STATE = "SELECT stamp, embedder FROM ambidex_spaces WHERE namespace = ?"
+_SPACE = "SELECT space FROM ambidex_spaces WHERE namespace = ?"
+_COLUMNS = "i.id, t.title, t.text, i.metadata, t.vector FROM ambidex_items i JOIN ambidex_texts t ON t.item = i.item"
+_FETCH = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id IN (SELECT value FROM json_each(?))"
+_LISTED = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id {{behind}} ?{{filters}} ORDER BY i.id LIMIT ?"
+_SHOW = (
+    "SELECT i.item, i.id, t.title, t.text, i.metadata FROM ambidex_items i JOIN ambidex_texts t ON t.item = i.item"
+    " WHERE i.item IN (SELECT value FROM json_each(?))"
+)
+_VECTORS = (
+    "SELECT item, vector FROM ambidex_texts WHERE item IN (SELECT value FROM json_each(?)) AND vector IS NOT NULL"
+)
+_COUNT = f"SELECT count(*) FROM ambidex_items WHERE space = ({_SPACE})"
+_FOUND = "SELECT item FROM ambidex_items WHERE space = ? AND id IN (SELECT value FROM json_each(?))"
+_CLAIM = "UPDATE ambidex_spaces SET embedder = ? WHERE space = ? AND (embedder = '' OR ?)"
+_CLAIMED = "SELECT embedder FROM ambidex_spaces WHERE space = ?"
+_REPLACE = "UPDATE ambidex_items SET metadata = ? WHERE item = ?"
+_PATCH = "UPDATE ambidex_items SET metadata = json_patch(metadata, ?) WHERE item = ?"
 
 
 class _Leaf(SqlLeaf, Protocol):
-    async def heavy(self, sql: str, args: Args = ()) -> list[Row]: ...
+    def in_transaction(self) -> bool: ...
+
+    def together(self, call: Callable[[Read], T]) -> Awaitable[T]: ...
+
+    def change(self, work: Callable[[apsw.Connection], Any]) -> Awaitable[Any]: ...
+
+    def apart(self, call: Callable[[], T]) -> Awaitable[T]: ...
 
 
 class SqliteSearch:
-    """Implements :class:`ambidex.core.ports.SearchPort`."""
+    """Implements :class:`ambidex.core.ports.SearchPort`.
 
-    def __init__(self, leaf: _Leaf) -> None:
+    Args:
+        leaf: runs the statements.
+        spaces: returns what this process holds of the namespaces, the same for both colours.
+    """
+
+    def __init__(self, leaf: _Leaf, spaces: Callable[[], Spaces]) -> None:
         self._leaf = leaf
+        self._spaces = spaces
+
+    async def state(self, namespace: str) -> SpaceState:
+        row = await self._leaf.row(_STATE, (namespace,))
+        return SpaceState(0) if row is None else SpaceState(row[0], row[1], self._leaf.in_transaction())
+
+    async def claim(self, namespace: str, embedder: str, replace: bool = False) -> str:
+        def work(conn: apsw.Connection) -> str:
+            space = space_of(conn, namespace)
+            conn.execute(_CLAIM, (embedder, space, replace)).fetchall()
+            rows: list[Any] = conn.execute(_CLAIMED, (space,)).fetchall()
+            return str(rows[0][0])
+
+        return str(await self._leaf.change(work))
 
     async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
-        rows = [(namespace, i.id, i.title, i.text, _json(i.metadata), _floats(i.vector)) for i in items]
-        await self._leaf.write_many(_PUT, rows)
+        last = {item.id: item for item in items}  # of equal ids the last one counts
+        rows = await self._leaf.apart(lambda: [_row(item) for item in last.values()])
+        ids = to_json(list(last))
+        await self._leaf.change(lambda conn: put(conn, namespace, rows, ids))
 
     async def query(self, namespace: str, query: SearchQuery) -> list[Hit]:
-        filters, bound = _where(query.filters)
-        match = " OR ".join(f'"{word}"' for word in query_terms(query.text))
-        by_text: dict[int, float] = {}
-        if match:
-            by_text = dict(
-                await self._leaf.heavy(_BY_TEXT.format(filters=filters), (match, namespace, *bound, query.depth))
-            )
+        if self._leaf.in_transaction() or not _has_numpy():
+            return await self._leaf.together(lambda read: _plainly(read, namespace, query))
+        return await self._leaf.together(lambda read: self._ranked(read, namespace, query))
+
+    def _ranked(self, read: Read, namespace: str, query: SearchQuery) -> list[Hit]:
+        rows = read(_SPACE, (namespace,))
+        if not rows:
+            return []
+        space = self._spaces().get(rows[0][0])
+        view = space.view(read)
+        chosen = space.chosen(view, read, query.filters)
+        words = query_words(query_terms(query.text))
+        by_text = view.by_text(words, chosen, query.depth) if words else {}
         by_vector: dict[int, float] = {}
         if query.vector is not None:
-            rows = await self._leaf.heavy(_BY_VECTOR.format(filters=filters), (namespace, *bound))
-            by_vector = _nearest(query.vector, rows, query.depth)
-        scores = sorted(fuse(by_text, by_vector, query.vector_weight).items(), key=lambda pair: -pair[1])[: query.top_k]
-        shown = {row[0]: row[1:] for row in await self._leaf.rows(_SHOW, (_json([item for item, _ in scores]),))}
-        return [
-            Hit(found[0], score, found[1], found[2], msgspec.json.decode(found[3]))
-            for item, score in scores
-            if (found := shown.get(item)) is not None  # it may have been removed since
-        ]
+            by_vector = view.by_vector(query.vector, chosen, query.depth)
+            nearest = list(by_vector)[: max(_RESCORED, query.top_k)]
+            by_vector.update(view.exactly(query.vector, read(_VECTORS, (to_json(nearest),))))
+        return _show(read, query, by_text, by_vector)
 
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[IndexItem]:
-        rows = await self._leaf.rows(_FETCH, (namespace, _json(list(ids))))
-        found = {
-            row[0]: IndexItem(row[0], row[1], row[2], msgspec.json.decode(row[3]), _vector(row[4])) for row in rows
-        }
+        rows = await self._leaf.rows(_FETCH, (namespace, to_json(list(ids))))
+        found = {row[0]: _item(row) for row in rows}
         return [found[id_] for id_ in ids if id_ in found]
 
+    async def page(
+        self, namespace: str, after: str | None, limit: int, filters: Sequence[Condition]
+    ) -> list[IndexItem]:
+        text, bound = where(filters)
+        statement = _LISTED.format(filters=text, behind=">=" if after is None else ">")
+        rows = await self._leaf.rows(statement, (namespace, after or "", *bound, limit))
+        return [_item(row) for row in rows]
+
+    async def annotate(self, namespace: str, ids: Sequence[str], metadata: dict[str, Any], patch: bool) -> int:
+        data = to_json(metadata)
+
+        def work(conn: apsw.Connection) -> int:
+            space = space_of(conn, namespace)
+            found: list[Any] = conn.execute(_FOUND, (space, to_json(list(ids)))).fetchall()
+            conn.executemany(_PATCH if patch else _REPLACE, [(data, item) for (item,) in found]).fetchall()
+            conn.execute("UPDATE ambidex_spaces SET noted = ? WHERE space = ?", (stamp(), space)).fetchall()
+            return len(found)
+
+        return int(await self._leaf.change(work))
+
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
-        return len(await self._leaf.write(_REMOVE, (namespace, _json(list(ids)))))
+        def work(conn: apsw.Connection) -> int:
+            space = space_of(conn, namespace)
+            found: list[Any] = conn.execute(_FOUND, (space, to_json(list(ids)))).fetchall()
+            forget(conn, space, [item for (item,) in found])
+            return len(found)
+
+        return int(await self._leaf.change(work)) if ids else 0
 
     async def reset(self, namespace: str) -> int:
-        return len(await self._leaf.write(_RESET, (namespace,)))
+        def work(conn: apsw.Connection) -> int:
+            space = space_of(conn, namespace)
+            found = conn.execute("SELECT item FROM ambidex_items WHERE space = ?", (space,)).fetchall()
+            forget(conn, space, [item for (item,) in found])
+            conn.execute("UPDATE ambidex_spaces SET embedder = '', stamp = ? WHERE space = ?", (stamp(), space))
+            return len(found)
+
+        return int(await self._leaf.change(work))
 
     async def count(self, namespace: str) -> int:
         row = await self._leaf.row(_COUNT, (namespace,))
         return int(row[0]) if row else 0
 
 
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+@functools.cache
+def _has_numpy() -> bool:
+    return importlib.util.find_spec("numpy") is not None
 
 
-def _floats(vector: Sequence[float] | None) -> bytes | None:
-    from array import array
-
-    return None if vector is None else array("f", vector).tobytes()
-
-
-def _vector(data: bytes | None) -> list[float] | None:
-    from array import array
-
-    return None if data is None else array("f", data).tolist()
+def _row(item: IndexItem) -> tuple[Any, ...]:
+    vector = None if item.vector is None else array("f", item.vector).tobytes()
+    return item.id, to_json(item.metadata), vector, words_of(item.title, item.text), item.title, item.text
 
 
-def _nearest(vector: Sequence[float], rows: Sequence[Row], depth: int) -> dict[int, float]:
-    """Return the ``depth`` items with the highest cosine."""
-    length = math.hypot(*vector) or 1.0
-    scores: dict[int, float] = {}
-    for item, data in rows:
-        other = _vector(data) or []
-        if len(other) == len(vector):
-            dot = sum(a * b for a, b in zip(vector, other, strict=True))
-            scores[item] = dot / (length * (math.hypot(*other) or 1.0))
-    return dict(sorted(scores.items(), key=lambda pair: -pair[1])[:depth])
+def _item(row: Row) -> IndexItem:
+    vector = None if row[4] is None else array("f", row[4]).tolist()
+    return IndexItem(row[0], row[1], row[2], msgspec.json.decode(row[3]), vector)
 
 
-def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
-    """Return the conditions as SQL from a fixed set of texts, and the values to bind."""
-    parts: list[str] = []
-    bound: list[Any] = []
-    for field, op, value in conditions:
-        if op in ("in", "not_in"):
-            parts.append(f" AND NOT {_LISTED}" if op == "not_in" else f" AND {_LISTED}")
-            bound += [field, _json([one for one in value if one is not None]), field, None in value]
-            continue
-        if op in ("gt", "ge", "lt", "le", "contains", "startswith"):
-            parts.append(f" AND {_IS_TEXT if isinstance(value, str) else _IS_NUMBER}")
-            bound.append(field)
-        parts.append(f" AND {_OPERATORS[op]}")
-        bound += [field, value, value] if op == "startswith" else [field, value]
-    return "".join(parts), bound
+def _plainly(read: Read, namespace: str, query: SearchQuery) -> list[Hit]:
+    by_text = search_plain.by_text(read, namespace, query)
+    by_vector = {} if query.vector is None else search_plain.by_vector(read, namespace, query, query.vector)
+    return _show(read, query, by_text, by_vector)
+
+
+def _show(read: Read, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float]) -> list[Hit]:
+    """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next."""
+    fused = fuse(by_text, by_vector, query.vector_weight, query.fusion)
+    ranked = sorted(fused.items(), key=lambda pair: (-pair[1], pair[0]))
+    hits: list[Hit] = []
+    while ranked and len(hits) < query.top_k:
+        missing = query.top_k - len(hits)
+        part, ranked = ranked[:missing], ranked[missing:]
+        shown = {row[0]: row[1:] for row in read(_SHOW, (to_json([item for item, _ in part]),))}
+        hits += [
+            Hit(found[0], min(1.0, score), found[1], found[2], msgspec.json.decode(found[3]))
+            for item, score in part
+            if (found := shown.get(item)) is not None and math.isfinite(score)
+        ]
+    return hits

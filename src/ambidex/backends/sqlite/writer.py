@@ -72,6 +72,7 @@ class Writer:
         self._idle = threading.Condition(self._guard)
         self._queue: deque[Job] = deque()
         self._owner: object | None = None
+        self._claimants = 0  # those who want to become the owner before anything more is begun
         self._wake: threading.Lock | None = None
         self._thread: threading.Thread | None = None
         self._lease: Lease | None = None
@@ -87,7 +88,7 @@ class Writer:
         """Run the job here if the writer is idle, otherwise queue it."""
         try:
             with self._guard:
-                if self._owner is not None:
+                if self._owner is not None or self._claimants:
                     self._queue.append(job)
                     return
                 self._owner = job
@@ -104,7 +105,7 @@ class Writer:
         """Queue the job for the writer's thread."""
         with self._guard:
             self._queue.append(job)
-            if self._owner is None:
+            if self._owner is None and not self._claimants:
                 self._start_thread()
 
     def open(self, until: float) -> None:
@@ -125,7 +126,15 @@ class Writer:
             raise Busy(f"the writer of the SQLite database {self._path} was at work until the deadline of opening it")
 
     def close(self) -> None:
-        """Finish what is queued, stop the thread and close the connection; usable again afterwards."""
+        """Finish what is queued now, stop the thread and close the connection; usable again afterwards."""
+        last = Job(lambda _conn: None, single=True, deadline=_FOREVER)
+        last.wait_in_thread()
+        with self._guard:
+            busy = self._owner is not None
+            if busy:
+                self._queue.append(last)
+        if busy:
+            last.wait(threading.TIMEOUT_MAX)
         self._as_owner(self._shut, _FOREVER)
 
     def rest(self, until: float) -> object | None:
@@ -136,13 +145,8 @@ class Writer:
             thread cannot end while that waits, so it is not waited for.
         """
         token = object()
-        with self._idle:
-            while self._owner is not None:
-                lease, left = self._lease, until - time.monotonic()
-                if left <= 0 or (lease is not None and lease.thread == threading.get_ident()):
-                    return None
-                self._idle.wait(min(left, 0.05))  # a lease may be granted meanwhile, which notifies nobody
-            self._owner = token
+        if not self._claim(token, until, lambda lease: lease.thread == threading.get_ident()):
+            return None
         self._drop_connection()
         return token
 
@@ -154,13 +158,8 @@ class Writer:
         """Call when nobody else is the owner; False if ``until`` passed first."""
         token = object()
         try:
-            with self._idle:
-                while self._owner is not None:
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        return False
-                    self._idle.wait(None if until == _FOREVER else left)
-                self._owner = token
+            if not self._claim(token, until, lambda _lease: False):
+                return False
             call()
         finally:
             try:
@@ -168,6 +167,26 @@ class Writer:
             except BaseException:
                 self._pass_on(token)
                 raise
+        return True
+
+    def _claim(self, token: object, until: float, hopeless: Callable[[Lease], bool]) -> bool:
+        """Become the owner as soon as the work at hand is done, before all that is queued.
+
+        False: ``until`` passed first, or the transaction at hand is hopeless to wait for.
+        """
+        with self._idle:
+            self._claimants += 1
+            try:
+                while self._owner is not None:
+                    left = until - time.monotonic()
+                    if left <= 0 or (self._lease is not None and hopeless(self._lease)):
+                        return False
+                    self._idle.wait(min(left, 0.05))  # a lease may be granted meanwhile, which notifies nobody
+                self._owner = token
+            finally:
+                self._claimants -= 1
+                if self._owner is None and self._queue and not self._claimants:
+                    self._start_thread()
         return True
 
     def _shut(self) -> None:
@@ -183,7 +202,7 @@ class Writer:
         with self._guard:
             if self._owner is not owner:
                 return
-            if self._queue:
+            if self._queue and not self._claimants:
                 self._start_thread()
             else:
                 self._idle.notify_all()
@@ -228,7 +247,7 @@ class Writer:
                 if lease is not None:
                     self._lend(lease)
                 with self._guard:
-                    if not self._queue:
+                    if not self._queue or self._claimants:
                         self._idle.notify_all()
                         self._owner = None
 

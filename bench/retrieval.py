@@ -1,0 +1,369 @@
+"""Ranking quality on judged collections, and the speed of search at scale: ``python -m bench.retrieval --help``.
+
+A collection is a folder with ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``)
+and ``qrels.tsv`` (query, document, grade), the layout of BEIR. nDCG@10 and recall@100 are those of trec_eval
+(``ndcg_cut.10`` with the grade as gain, ``recall.100``), averaged over all judged queries. The invariant: nothing is
+tuned here; every figure is of the public interface with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ambidex import UnifiedStorage
+from ambidex.core.ports import IndexItem
+from bench.harness import CannotRun, require
+
+Ranking = Mapping[str, float]
+Judged = Mapping[str, int]
+
+TARGETS = {
+    ("scifact", "hybrid wordllama", "ndcg@10"): 0.700,
+    ("cranfield", "hybrid wordllama", "ndcg@10"): 0.392,
+    ("scifact", "hybrid wordllama", "recall@100"): 0.930,
+    ("scifact", "hybrid minilm", "ndcg@10"): 0.730,
+    ("cranfield", "hybrid minilm", "ndcg@10"): 0.430,
+    ("scifact", "hybrid minilm", "recall@100"): 0.950,
+}
+
+
+def ndcg(ranking: Sequence[str], judged: Judged, depth: int = 10) -> float:
+    """Return trec_eval's ``ndcg_cut``: the gain is the grade, the discount the binary logarithm of rank + 1."""
+    got = sum(judged.get(doc, 0) / math.log2(rank + 1) for rank, doc in enumerate(ranking[:depth], 1))
+    ideal = sorted((grade for grade in judged.values() if grade > 0), reverse=True)[:depth]
+    best = sum(grade / math.log2(rank + 1) for rank, grade in enumerate(ideal, 1))
+    return got / best if best else 0.0
+
+
+def recall(ranking: Sequence[str], judged: Judged, depth: int = 100) -> float:
+    """Return trec_eval's ``recall``: the share of the relevant that stands among the first."""
+    relevant = {doc for doc, grade in judged.items() if grade > 0}
+    return len(relevant & set(ranking[:depth])) / len(relevant) if relevant else 0.0
+
+
+class Collection:
+    """A judged collection, read from its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "corpus.jsonl").is_file():
+            raise CannotRun(f"there is no collection at {folder}")
+        self.name = folder.name
+        self.items = [
+            IndexItem(doc["_id"], doc.get("title") or "", doc.get("text") or "", {})
+            for doc in _lines(folder / "corpus.jsonl")
+        ]
+        queries = {query["_id"]: query["text"] for query in _lines(folder / "queries.jsonl")}
+        self.judged: dict[str, dict[str, int]] = {}
+        for line in (folder / "qrels.tsv").read_text().splitlines()[1:]:
+            query, doc, grade = line.split("\t")
+            self.judged.setdefault(query, {})[doc] = int(grade)
+        self.queries = {query: queries[query] for query in self.judged if query in queries}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as lines:
+        yield from map(json.loads, lines)
+
+
+def judge(collection: Collection, search: Callable[[str], list[str]]) -> dict[str, float]:
+    """Return the mean figures of a way of searching."""
+    runs = {query: search(text) for query, text in collection.queries.items()}
+    return {
+        "ndcg@10": statistics.fmean(ndcg(runs[query], collection.judged[query]) for query in runs),
+        "recall@100": statistics.fmean(recall(runs[query], collection.judged[query]) for query in runs),
+    }
+
+
+@contextmanager
+def opened(url: str, **options: Any) -> Iterator[UnifiedStorage]:
+    """Open a storage; ``sqlite`` is a file in a folder that goes afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = UnifiedStorage(f"sqlite:///{folder}/bench.db" if url == "sqlite" else url, **options)
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+
+def quality(collection: Collection, url: str, embedders: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the figures of words alone, and of vectors alone and both by each embedder."""
+    for embedder in ("none", *embedders):
+        try:
+            with opened(url, embedder=embedder, timeout=3600) as storage:
+                index, space = storage.sync.index, f"bench-{collection.name}"
+                index.reset(namespace=space)
+                made = storage._core.embedder
+                if made is not None:
+                    made.call(["the model is read at the first text"])
+                characters = sum(len(item.text) for item in collection.items)
+                started = time.process_time()
+                index.add_many(collection.items, namespace=space)
+                taken = time.process_time() - started
+
+                def words(text: str) -> list[str]:
+                    return [hit.id for hit in index.search(text, top_k=100, namespace=space)]  # noqa: B023
+
+                def vectors(text: str) -> list[str]:
+                    (vector,) = made.call([text])  # type: ignore[union-attr]  # noqa: B023
+                    return [hit.id for hit in index.search("", vector=vector, top_k=100, namespace=space)]  # noqa: B023
+
+                about = {
+                    "collection": collection.name,
+                    "documents": len(collection.items),
+                    "documents/cpu-s": round(len(collection.items) / taken),
+                }
+                about["chunks of 800/cpu-s"] = round(characters / 800 / taken)
+                if embedder == "none":
+                    yield about | {"method": "words"} | judge(collection, words)
+                else:
+                    yield about | {"method": f"vectors {embedder}"} | judge(collection, vectors)
+                    yield about | {"method": f"hybrid {embedder}"} | judge(collection, words)
+                index.reset(namespace=space)
+        except Exception as error:
+            if embedder == "none":
+                raise
+            yield {"collection": collection.name, "method": f"hybrid {embedder}", "reason": str(error)}
+
+
+# ---------------------------------------------------------------- speed
+
+
+class Corpus:
+    """Texts of a collection shuffled by sentence into as many chunks as wanted, with queries and vectors.
+
+    Vectors are those of WordLlama with a little noise, so that no two are equal.
+    """
+
+    def __init__(self, collection: Collection, count: int, seed: int = 7) -> None:
+        numpy = require("numpy")
+        from ambidex.stores.embedders import embedder_for
+
+        embedder = embedder_for("wordllama")
+        assert embedder is not None
+        chance, noise = random.Random(seed), numpy.random.default_rng(seed)
+        sentences = [
+            sentence for item in collection.items for sentence in item.text.split(". ") if 20 < len(sentence) < 400
+        ]
+        originals = numpy.concatenate(
+            [
+                embedder.call([f"{item.title} {item.text}" for item in collection.items[at : at + 256]])
+                for at in range(0, len(collection.items), 256)
+            ]
+        ).astype(numpy.float32)
+        pairs = noise.integers(0, len(originals), (count, 2))
+        made = originals[pairs[:, 0]] + 0.6 * originals[pairs[:, 1]]
+        made += noise.normal(0, 0.02, made.shape)
+        self.vectors = (made / numpy.linalg.norm(made, axis=1, keepdims=True)).astype(numpy.float32)
+        self.texts = [". ".join(chance.choices(sentences, k=5)) for _ in range(count)]
+        self.queries = list(collection.queries.values())
+        chance.shuffle(self.queries)
+        self.query_vectors = numpy.concatenate(
+            [embedder.call(self.queries[at : at + 256]) for at in range(0, len(self.queries), 256)]
+        ).astype(numpy.float32)
+
+    def items(self) -> Iterator[list[IndexItem]]:
+        """Yield the chunks, a thousand at a time; one in a hundred has the mark 7."""
+        for at in range(0, len(self.texts), 1000):
+            yield [
+                IndexItem(str(n), "", self.texts[n], {"mark": n % 100, "even": n % 2 == 0}, self.vectors[n])
+                for n in range(at, min(at + 1000, len(self.texts)))
+            ]
+
+
+def milliseconds(call: Callable[[int], object], count: int) -> dict[str, float]:
+    """Return the median and the 95th percentile of calls, the first ones not counted."""
+    call(0)
+    taken = []
+    for n in range(1, count + 1):
+        started = time.perf_counter()
+        call(n)
+        taken.append((time.perf_counter() - started) * 1000)
+    taken.sort()
+    return {"p50 ms": taken[len(taken) // 2], "p95 ms": taken[int(len(taken) * 0.95)]}
+
+
+def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
+    """Yield what searching takes here, embedding not counted, and how exact it is under a filter."""
+    numpy = require("numpy")
+    size = len(corpus.texts)
+    with opened(url, embedder="none", timeout=3600) as storage:
+        index = storage.sync.index
+        index.reset(namespace="bench-speed")
+        started = time.process_time()
+        for page in corpus.items():
+            index.add_many(page, namespace="bench-speed")
+        yield {"what": f"ambidex {url}: ingest", "chunks": size, "chunks/cpu-s": size / (time.process_time() - started)}
+        started = time.perf_counter()
+        index.search("first", namespace="bench-speed")
+        yield {
+            "what": f"ambidex {url}: first query after it",
+            "chunks": size,
+            "ms": (time.perf_counter() - started) * 1e3,
+        }
+
+        def ask(n: int, text: bool = True, vector: bool = True, mark: int | None = None) -> list[str]:
+            storage.sync.invalidate_cache()
+            place = n % len(corpus.queries)
+            hits = index.search(
+                corpus.queries[place] if text else "",
+                vector=corpus.query_vectors[place] if vector else None,
+                namespace="bench-speed",
+                filters=None if mark is None else {"mark": mark},
+            )
+            return [hit.id for hit in hits]
+
+        for name, call in (
+            ("words", lambda n: ask(n, vector=False)),
+            ("vector", lambda n: ask(n, text=False)),
+            ("hybrid", ask),
+            ("hybrid, filter of 1 %, each new", lambda n: ask(n, mark=n % 100)),
+            ("hybrid, filter of 1 %, the same", lambda n: ask(n, mark=7)),
+        ):
+            yield {"what": f"ambidex {url}: {name}", "chunks": size} | milliseconds(call, count)
+        for name, mark in (("all", None), ("filter of 1 %", 7)):
+            kept = numpy.arange(size) if mark is None else numpy.flatnonzero(numpy.arange(size) % 100 == mark)
+            found = [
+                _overlap(ask(n, text=False, mark=mark), kept, corpus, n) for n in range(min(count, len(corpus.queries)))
+            ]
+            yield {
+                "what": f"ambidex {url}: vector recall@10, {name}",
+                "chunks": size,
+                "recall": statistics.fmean(found),
+            }
+
+
+def _overlap(got: Sequence[str], kept: Any, corpus: Corpus, n: int) -> float:
+    """Return how many of the exact ten nearest among ``kept`` were found."""
+    exact = (corpus.vectors[kept] @ corpus.query_vectors[n]).argsort()[::-1][:10]
+    return len(set(got) & {str(one) for one in kept[exact]}) / 10
+
+
+def chroma(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
+    """Yield what Chroma's search by vector takes on the same data."""
+    chromadb = require("chromadb")
+    with tempfile.TemporaryDirectory() as folder:
+        peer = chromadb.PersistentClient(folder).create_collection("bench", metadata={"hnsw:space": "cosine"})
+        for page in corpus.items():
+            peer.add(
+                ids=[item.id for item in page],
+                documents=[item.text for item in page],
+                metadatas=[item.metadata for item in page],
+                embeddings=[item.vector.tolist() for item in page],  # type: ignore[union-attr]
+            )
+
+        def ask(n: int, mark: int | None = None) -> list[str]:
+            vector = corpus.query_vectors[n % len(corpus.queries)].tolist()
+            where = None if mark is None else {"mark": mark}
+            return list(peer.query(query_embeddings=[vector], n_results=10, where=where)["ids"][0])
+
+        yield from _peer("Chroma", ask, corpus, count)
+
+
+def lancedb(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
+    """Yield what LanceDB's search by vector takes on the same data, without an index, which is exact."""
+    package = require("lancedb")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = (
+            {"id": item.id, "text": item.text, "vector": item.vector, **item.metadata}
+            for page in corpus.items()
+            for item in page
+        )
+        table = package.connect(folder).create_table("bench", data=list(rows))
+
+        def ask(n: int, mark: int | None = None) -> list[str]:
+            search = table.search(corpus.query_vectors[n % len(corpus.queries)]).metric("cosine")
+            search = search if mark is None else search.where(f"mark = {mark}", prefilter=True)
+            return [row["id"] for row in search.limit(10).to_list()]
+
+        yield from _peer("LanceDB", ask, corpus, count)
+
+
+def _peer(name: str, ask: Callable[..., list[str]], corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
+    import numpy
+
+    size = len(corpus.texts)
+    yield {"what": f"{name}: vector", "chunks": size} | milliseconds(ask, count)
+    yield {"what": f"{name}: vector, filter of 1 %", "chunks": size} | milliseconds(lambda n: ask(n, 7), count)
+    found = [_overlap(ask(n), numpy.arange(size), corpus, n) for n in range(min(count, len(corpus.queries)))]
+    yield {"what": f"{name}: vector recall@10, all", "chunks": size, "recall": statistics.fmean(found)}
+
+
+# ---------------------------------------------------------------- command line
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as aligned text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *[[_cell(row.get(name)) for name in names] for row in rows]]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("collections", nargs="*", type=Path, help="folders of judged collections")
+    parser.add_argument("--url", action="append", help="a storage to measure (default: sqlite, a new file)")
+    parser.add_argument("--embedder", action="append", help="wordllama (default), minilm")
+    parser.add_argument("--speed", action="append", type=int, default=[], metavar="N", help="time N chunks as well")
+    parser.add_argument("--queries", type=int, default=100, help="queries timed a row")
+    parser.add_argument("--peers", action="store_true", help="time Chroma and LanceDB on the same chunks")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    options = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    collections = []
+    for folder in options.collections:
+        try:
+            collections.append(Collection(folder))
+        except CannotRun as reason:
+            print(f"skipped: {reason}")
+    if not collections:
+        print("nothing to measure: give the folder of a judged collection")
+        return 0
+    for collection in collections:
+        for url in options.url or ["sqlite"]:
+            made = quality(collection, url, options.embedder or ["wordllama"])
+            rows += [_judged(row | {"storage": url.partition(":")[0]}) for row in made]
+    print(table(rows))
+    for size in options.speed:
+        timed: list[dict[str, Any]] = []
+        corpus = Corpus(collections[0], size)
+        for url in options.url or ["sqlite"]:
+            timed += speed(corpus, url, options.queries)
+        for peer in (chroma, lancedb) if options.peers else ():
+            try:
+                timed += peer(corpus, options.queries)
+            except CannotRun as reason:
+                print(f"{peer.__name__} cannot run: {reason}")
+        print("\n" + table(timed))
+        rows += timed
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    return 0
+
+
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    missed = [
+        f"{name} < {bound}"
+        for (collection, method, name), bound in TARGETS.items()
+        if (row["collection"], row["method"]) == (collection, method) and row.get(name, bound) < bound
+    ]
+    return row | ({"missed": ", ".join(missed)} if missed else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

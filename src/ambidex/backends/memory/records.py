@@ -1,0 +1,157 @@
+"""Records on dictionaries; the reference for every other ``RecordsPort``.
+
+The invariant: rows are copied on the way in and out, so no caller holds a piece of the table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ambidex.backends.memory.data import Data, Tables
+from ambidex.core.ports import Order, RecordQuery, Row, Space
+from ambidex.core.query import Condition, matches
+from ambidex.core.spec import RecordSpec
+from ambidex.errors import AlreadyExists, VersionConflict
+
+__all__ = ["MemoryRecords"]
+
+_Table = dict[Any, Row]
+
+
+class MemoryRecords:
+    """Implements :class:`ambidex.core.ports.RecordsPort`."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    async def get(self, space: Space, ids: Sequence[Any]) -> list[Row | None]:
+        with self._data.tables() as tables:
+            table = _table(tables, space)
+            return [None if (row := table.get(id_)) is None else copy.deepcopy(row) for id_ in ids]
+
+    async def insert(self, space: Space, rows: Sequence[Row]) -> None:
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            added: _Table = {}
+            for row in rows:
+                id_ = row[space.spec.id]
+                if id_ in table or id_ in added:
+                    raise AlreadyExists(f"{space.spec.name} with {space.spec.id} {id_!r} exists")
+                _check_unique(space.spec, row, [*table.values(), *added.values()])
+                added[id_] = copy.deepcopy(row)
+            table.update(added)
+
+    async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
+        spec = space.spec
+        with self._data.tables(write=True) as tables:
+            changed = dict(_table(tables, space))
+            for row in rows:
+                new, old = copy.deepcopy(row), changed.get(row[spec.id])
+                if old is not None:
+                    _carry_over(spec, old, new)
+                _check_unique(spec, new, (other for id_, other in changed.items() if id_ != new[spec.id]))
+                changed[new[spec.id]] = new
+            _table(tables, space).update(changed)
+            return [copy.deepcopy(changed[row[spec.id]]) for row in rows]
+
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
+        spec = space.spec
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            old = table.get(id_)
+            if old is None or not matches(where, old):
+                return None
+            if spec.version is not None and version is not None and old[spec.version] != version:
+                raise VersionConflict(
+                    f"{spec.name} {id_!r} has version {old[spec.version]}, not {version}; read it again"
+                )
+            new = _changed(spec, old, changes)
+            _check_unique(spec, new, (other for other_id, other in table.items() if other_id != id_))
+            table[id_] = new
+            return copy.deepcopy(new)
+
+    async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
+        spec = space.spec
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            changed = {id_: _changed(spec, old, changes) for id_, old in table.items() if matches(where, old)}
+            after = {**table, **changed}
+            for id_, new in changed.items():
+                _check_unique(spec, new, (other for other_id, other in after.items() if other_id != id_))
+            table.update(changed)
+            return len(changed)
+
+    async def delete(self, space: Space, ids: Sequence[Any]) -> int:
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            return sum(table.pop(id_, None) is not None for id_ in ids)
+
+    async def delete_where(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        with self._data.tables(write=True) as tables:
+            table = _table(tables, space)
+            gone = [id_ for id_, row in table.items() if matches(where, row)]
+            for id_ in gone:
+                del table[id_]
+            return len(gone)
+
+    async def find(self, space: Space, query: RecordQuery) -> list[Row]:
+        with self._data.tables() as tables:
+            rows = [row for row in _table(tables, space).values() if matches(query.where, row)]
+            for field, descending in reversed(query.order):
+                rows.sort(key=lambda row, field=field: _key(row[field]), reverse=descending)  # type: ignore[misc]
+            if query.after is not None:
+                rows = [row for row in rows if _is_behind(row, query.order, query.after)]
+            return copy.deepcopy(rows[: query.limit])
+
+    async def count(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
+        with self._data.tables() as tables:
+            return sum(matches(where, row) for row in _table(tables, space).values())
+
+    async def explain(self, space: Space, query: RecordQuery) -> str:
+        return f"a look at every record of {space.spec.name} in memory"
+
+
+def _table(tables: Tables, space: Space) -> _Table:
+    return tables.records.setdefault((space.tenant, space.spec.name), {})
+
+
+def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:
+    names = [field.name for field in spec.fields if field.unique and row[field.name] is not None]
+    if not names:
+        return
+    for other in others:
+        for name in names:
+            if other[name] == row[name]:
+                raise AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
+
+
+def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
+    new = {**old, **copy.deepcopy(changes)}
+    if spec.version is not None:
+        new[spec.version] = old[spec.version] + 1
+    return new
+
+
+def _carry_over(spec: RecordSpec, old: Row, new: Row) -> None:
+    """Keep what a replaced record hands on to the one that replaces it."""
+    if spec.created_at is not None:
+        new[spec.created_at] = old[spec.created_at]
+    if spec.version is not None:
+        new[spec.version] = old[spec.version] + 1
+
+
+def _key(value: Any) -> tuple[bool, Any]:
+    """Return a value to sort by in which None comes first."""
+    return (value is not None, value if value is not None else 0)
+
+
+def _is_behind(row: Row, order: Sequence[Order], after: Sequence[Any]) -> bool:
+    for (field, descending), edge in zip(order, after, strict=True):
+        mine, other = _key(row[field]), _key(edge)
+        if mine != other:
+            return (mine < other) if descending else (mine > other)
+    return False

@@ -1,0 +1,163 @@
+"""The tables of the index and the statements that change them; the search port and the migrations use this.
+
+An item is one row each in three places: what it is called and filtered by (narrow, so that a filter reads little), its
+texts and vector, and the full-text index over the texts. The invariant: the number of an item stands for one text and
+one vector for ever. Replacing a text gives a new number, numbers grow, and because they come from the clock they do not
+repeat even in a database that was restored from a backup; so whatever was derived from an item stays right as long as
+the item exists. Every write gives its namespace a new stamp, every
+disappearance of an item a new ``gone``, every change of metadata a new ``noted``.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+__all__ = ["REBUILT", "SCHEMA", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
+
+SCHEMA = (
+    "CREATE TABLE ambidex_items (item INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL,"
+    " title TEXT NOT NULL,"
+    " text TEXT NOT NULL, metadata TEXT NOT NULL, vector BLOB, UNIQUE (namespace, id))",
+    "CREATE VIRTUAL TABLE ambidex_fts USING fts5(title, text, content='ambidex_items', content_rowid='item',"
+    " tokenize='porter unicode61')",
+    "CREATE TRIGGER ambidex_items_added AFTER INSERT ON ambidex_items BEGIN"
+    " INSERT INTO ambidex_fts (rowid, title, text) VALUES (new.item, new.title, new.text); END",
+    "CREATE TRIGGER ambidex_items_removed AFTER DELETE ON ambidex_items BEGIN"
+    " INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) VALUES ('delete', old.item, old.title, old.text); END",
+    "CREATE TRIGGER ambidex_items_changed AFTER UPDATE ON ambidex_items BEGIN"
+    " INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) VALUES ('delete', old.item, old.title, old.text);"
+    " INSERT INTO ambidex_fts (rowid, title, text) VALUES (new.item, new.title, new.text); END",
+)
+"""The first form, which :data:`REBUILT` replaces."""
+
+_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+
+REBUILT = (
+    "DROP TRIGGER ambidex_items_added",
+    "DROP TRIGGER ambidex_items_removed",
+    "DROP TRIGGER ambidex_items_changed",
+    "DROP TABLE ambidex_fts",
+    "ALTER TABLE ambidex_items RENAME TO ambidex_items_1",
+    "CREATE TABLE ambidex_spaces (space INTEGER PRIMARY KEY, namespace TEXT NOT NULL UNIQUE, stamp INTEGER NOT NULL,"
+    " gone INTEGER NOT NULL DEFAULT 0, noted INTEGER NOT NULL DEFAULT 0, embedder TEXT NOT NULL DEFAULT '')",
+    "CREATE TABLE ambidex_numbers (last INTEGER NOT NULL)",
+    "CREATE TABLE ambidex_items (item INTEGER PRIMARY KEY, space INTEGER NOT NULL, id TEXT NOT NULL,"
+    " metadata TEXT NOT NULL, UNIQUE (space, id))",
+    "CREATE INDEX ambidex_items_space ON ambidex_items (space, item)",
+    "CREATE TABLE ambidex_texts (item INTEGER PRIMARY KEY, vector BLOB, words BLOB, title TEXT NOT NULL,"
+    " text TEXT NOT NULL)",
+    "CREATE VIRTUAL TABLE ambidex_fts USING fts5(title, text, content='ambidex_texts', content_rowid='item',"
+    " tokenize='porter unicode61')",
+    "CREATE TRIGGER ambidex_texts_added AFTER INSERT ON ambidex_texts BEGIN"
+    " INSERT INTO ambidex_fts (rowid, title, text) VALUES (new.item, new.title, new.text); END",
+    "CREATE TRIGGER ambidex_texts_removed AFTER DELETE ON ambidex_texts BEGIN"
+    " INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) VALUES ('delete', old.item, old.title, old.text); END",
+    "INSERT INTO ambidex_spaces (namespace, stamp) SELECT DISTINCT namespace, abs(random() % 4503599627370496) + 1"
+    " FROM ambidex_items_1",
+    "INSERT INTO ambidex_items SELECT i.item, s.space, i.id, i.metadata FROM ambidex_items_1 i"
+    " JOIN ambidex_spaces s ON s.namespace = i.namespace",
+    "INSERT INTO ambidex_texts SELECT item, vector, NULL, title, text FROM ambidex_items_1",
+    f"INSERT INTO ambidex_numbers SELECT max({_NOW}, coalesce((SELECT max(item) FROM ambidex_items_1), 0))",
+    "DROP TABLE ambidex_items_1",
+)
+
+_TITLE = 2
+_MOST = 255
+_local = threading.local()
+
+_SPACE = (
+    "INSERT INTO ambidex_spaces (namespace, stamp) VALUES (?, ?)"
+    " ON CONFLICT (namespace) DO UPDATE SET stamp = excluded.stamp RETURNING space"
+)
+_NUMBERS = f"UPDATE ambidex_numbers SET last = max(last + 1, {_NOW}) + ? RETURNING last"
+_KNOWN = "SELECT item FROM ambidex_items WHERE space = ? AND id IN (SELECT value FROM json_each(?))"
+_GONE = "UPDATE ambidex_spaces SET gone = ? WHERE space = ?"
+
+
+def stamp() -> int:
+    """Return a number that was never used before."""
+    return random.getrandbits(62) + 1  # not a secret
+
+
+def space_of(conn: apsw.Connection, namespace: str) -> int:
+    """Give a namespace a new stamp, and a row if it has none; return the row's number."""
+    rows: list[Any] = conn.execute(_SPACE, (namespace, stamp())).fetchall()
+    return int(rows[0][0])
+
+
+def put(conn: apsw.Connection, namespace: str, rows: Sequence[tuple[Any, ...]], ids: str) -> None:
+    """Add or replace items.
+
+    Args:
+        conn: the writer's, inside a transaction.
+        namespace: where.
+        rows: ``(id, metadata, vector, words, title, text)`` of each, every id once.
+        ids: the ids as a JSON array.
+    """
+    space = space_of(conn, namespace)
+    forget(conn, space, [item for (item,) in conn.execute(_KNOWN, (space, ids)).fetchall()])
+    last: list[Any] = conn.execute(_NUMBERS, (len(rows) - 1,)).fetchall()
+    first = int(last[0][0]) - len(rows) + 1
+    conn.executemany(
+        "INSERT INTO ambidex_items VALUES (?, ?, ?, ?)",
+        ((item, space, row[0], row[1]) for item, row in enumerate(rows, first)),
+    ).fetchall()
+    conn.executemany(
+        "INSERT INTO ambidex_texts VALUES (?, ?, ?, ?, ?)", ((item, *row[2:]) for item, row in enumerate(rows, first))
+    ).fetchall()
+
+
+def forget(conn: apsw.Connection, space: int, items: Sequence[Any]) -> None:
+    """Delete items by number."""
+    if items:
+        bound = [(item,) for item in items]
+        conn.executemany("DELETE FROM ambidex_items WHERE item = ?", bound).fetchall()
+        conn.executemany("DELETE FROM ambidex_texts WHERE item = ?", bound).fetchall()
+        conn.execute(_GONE, (stamp(), space)).fetchall()
+
+
+def words_of(title: str, text: str) -> bytes:
+    """Return what full text ranks an item by: its number of words, then each stem's hash, then each one's count.
+
+    Stems are FTS5's own, each known by its CRC-32, the title counting double.
+    """
+    titled, plain = _stems(title), _stems(text)
+    counts = Counter(plain)
+    for stem in titled:
+        counts[stem] += _TITLE
+    hashes = array("I", [zlib.crc32(stem.encode()) for stem in counts])
+    return (
+        (len(titled) + len(plain)).to_bytes(4, "little")
+        + hashes.tobytes()
+        + bytes([min(count, _MOST) for count in counts.values()])
+    )
+
+
+def query_words(words: Sequence[str]) -> dict[int, int]:
+    """Return the hash of each stem of a query and how often it stands there."""
+    return Counter(zlib.crc32(stem.encode()) for stem in _stems(" ".join(words)))
+
+
+def _stems(text: str) -> list[str]:
+    if not text:
+        return []
+    try:
+        tokenizer = _local.tokenizer
+    except AttributeError:  # one a thread, on a connection of its own that has no file
+        tokenizer = _local.tokenizer = apsw.Connection(":memory:").fts5_tokenizer("porter", ["unicode61"])
+    stems: list[str] = tokenizer(
+        text.encode("utf-8", "replace"),
+        apsw.FTS5_TOKENIZE_DOCUMENT,
+        None,
+        include_offsets=False,
+        include_colocated=False,
+    )
+    return stems

@@ -1,0 +1,209 @@
+"""Model classes as records: how an object becomes a row and back; repositories call this.
+
+Understood are pydantic v2 models, dataclasses, msgspec Structs, attrs classes and SQLModel. Constraints are
+annotations: ``Annotated[str, Indexed()]``. The invariant: a row is an object's fields in the one form that every
+backend returns unchanged, and an object that could not be made from its row again is refused before any I/O.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from ambidex.core.derive import annotations_of, derive, is_pydantic, origin_of
+from ambidex.core.ids import uuid7
+from ambidex.core.spec import (
+    CreatedAt,
+    DeletedAt,
+    Field,
+    Id,
+    Indexed,
+    Kind,
+    RecordSpec,
+    Unique,
+    UpdatedAt,
+    Version,
+)
+from ambidex.core.values import nested, scalar
+from ambidex.errors import Corrupted, InvalidQuery, UnsupportedValue
+
+__all__ = [
+    "CreatedAt",
+    "DeletedAt",
+    "Field",
+    "Id",
+    "Indexed",
+    "Kind",
+    "Model",
+    "RecordSpec",
+    "Unique",
+    "UpdatedAt",
+    "Version",
+    "model_of",
+]
+
+T = TypeVar("T")
+
+Serializer = Callable[[Any], str | bytes]
+
+
+class Model(Generic[T]):
+    """A class with its spec, and the conversions."""
+
+    def __init__(self, cls: type[T]) -> None:
+        self.cls = cls
+        self.name = getattr(cls, "__name__", str(cls))
+        self.spec = derive(cls)
+        self._origin = origin_of(cls)
+        self._fields = {field.name: field for field in self.spec.fields}
+        self._optional = tuple(f.name for f in self.spec.fields if not f.required and not f.nullable)
+        self._validate = _validator(cls) if is_pydantic(cls) else self._convert
+        self._made = frozenset(  # filled in when a record is stored, so an object may still lack them
+            name for name in (self.spec.id, self.spec.version, self.spec.created_at, self.spec.updated_at) if name
+        )
+
+    def to_row(self, obj: T, serializer: Serializer | None = None) -> dict[str, Any]:
+        """Return the object's fields in stored form: scalars of their field's type, everything nested JSON-shaped.
+
+        Args:
+            obj: an object of the class.
+            serializer: writes nested data as JSON text, if the application has its own way; None means the usual one.
+
+        Raises:
+            UnsupportedValue: the object is not of the class, or a value in it has no form that all backends keep.
+        """
+        if not isinstance(obj, self._origin):
+            raise UnsupportedValue(f"a {self.name} is needed, not {type(obj).__name__}")
+        return {name: self._value(field, getattr(obj, name), serializer) for name, field in self._fields.items()}
+
+    def _value(self, field: Field, value: Any, serializer: Serializer | None = None) -> Any:
+        if value is None:
+            if not field.nullable and field.name not in self._made:
+                raise UnsupportedValue(f"{self.name}.{field.name} is None; declare it optional, or give it a value")
+            return None
+        where = f"{self.name}.{field.name}"
+        if field.kind is Kind.JSON:
+            return nested(value, where, serializer)
+        return scalar(field.kind, value, where)
+
+    def from_row(self, row: Mapping[str, Any]) -> T:
+        """Return the validated object for a row.
+
+        None in a field that is not optional and has a default stands for the default: the field was added to the model
+        after the record had been stored.
+
+        Raises:
+            Corrupted: the row does not fit the class.
+        """
+        for name in self._optional:
+            if row.get(name) is None:
+                row = {key: value for key, value in row.items() if value is not None or key not in self._optional}
+                break
+        try:
+            return self._validate(row)
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            raise Corrupted(f"a stored record does not fit {self.name}: {_short(error)}") from None
+
+    def checked(self, row: Mapping[str, Any]) -> T:
+        """Return the object for a row that is about to be stored.
+
+        Raises:
+            UnsupportedValue: the values do not fit the class's own annotations, so they could not be read back.
+        """
+        try:
+            return self.from_row(row)
+        except Corrupted as error:
+            raise UnsupportedValue(f"the object does not fit its class: {str(error).partition(': ')[2]}") from None
+
+    def changes(self, values: Mapping[str, Any], serializer: Serializer | None = None) -> dict[str, Any]:
+        """Return new values of some fields in stored form, each checked against its field's own annotation.
+
+        Raises:
+            InvalidQuery: a field is unknown.
+            UnsupportedValue: a value does not fit its field.
+        """
+        row: dict[str, Any] = {}
+        for name, value in values.items():
+            field = self._fields.get(name)
+            if field is None:
+                raise InvalidQuery(f"{self.name} has no field {name!r}; it has: {', '.join(self._fields)}")
+            row[name] = stored = self._value(field, value, serializer)
+            try:
+                self._check_field(name, stored)
+            except (msgspec.ValidationError, ValueError, TypeError) as error:
+                raise UnsupportedValue(f"{self.name}.{name}: {_short(error)}") from None
+        return row
+
+    def _check_field(self, name: str, value: Any) -> None:
+        if self._validate == self._convert:
+            msgspec.convert(value, type=self._annotations[name], dec_hook=_validate_nested, str_keys=True)
+            return
+        cls = cast("Any", self.cls)
+        if cls.model_config.get("frozen") or cls.model_fields[name].frozen:
+            from pydantic import TypeAdapter
+
+            TypeAdapter(cls.model_fields[name].rebuild_annotation()).validate_python(value, strict=False)
+            return
+        try:
+            cls.__pydantic_validator__.validate_assignment(cls.model_construct(), name, value, strict=False)
+        except AttributeError:  # a validator of the whole model, which sees only this field here
+            return
+
+    @functools.cached_property
+    def _annotations(self) -> dict[str, Any]:
+        return annotations_of(self.cls)
+
+    def _convert(self, row: Mapping[str, Any]) -> T:
+        return msgspec.convert(row, type=self.cls, dec_hook=_validate_nested, str_keys=True)
+
+    def with_id(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with a new id where it has none: UUIDv7 for UUID and text ids."""
+        if row[self.spec.id] in (None, ""):
+            kind = self._fields[self.spec.id].kind
+            if kind is Kind.INTEGER:
+                raise UnsupportedValue(f"{self.name}.{self.spec.id} is an int and has no value; give it one")
+            row[self.spec.id] = uuid7() if kind is Kind.UUID else str(uuid7())
+        return row
+
+
+_models: Callable[[Any], Any] = functools.cache(Model)
+
+
+def model_of(cls: type[T]) -> Model[T]:
+    """Return the model for a class (derived once).
+
+    Raises:
+        ConfigurationError: the class is no model, has no id, or has a field that cannot be kept; the message names it.
+    """
+    return cast("Model[T]", _models(cls))
+
+
+def _validator(cls: Any) -> Callable[[Any], Any]:
+    """Return what makes an object from a row; not strict, because enumerations are stored as their values."""
+    if "by_name" in inspect.signature(cls.model_validate).parameters:
+        return functools.partial(cls.model_validate, strict=False, by_name=True)
+    return functools.partial(cls.model_validate, strict=False)  # SQLModel, which has no aliases
+
+
+def _validate_nested(kind: type[Any], value: Any) -> Any:
+    """Make a pydantic model that stands inside a dataclass, Struct or attrs class."""
+    if isinstance(value, kind):
+        return value
+    validate = getattr(kind, "model_validate", None)
+    if validate is None:
+        raise TypeError(f"{kind!r} cannot be read back from JSON")
+    return validate(value, strict=False, by_name=True)
+
+
+def _short(error: Exception) -> str:
+    """Say what is wrong without the values of the record, which may be secret."""
+    core = sys.modules.get("pydantic_core")
+    if core is not None and isinstance(error, core.ValidationError):
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
+    return str(error)

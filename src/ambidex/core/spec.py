@@ -1,0 +1,97 @@
+"""What a record is made of, as data: the constraints in annotations, the kinds of fields, the spec of a kind.
+
+Backends are made from these and from nothing else of a model. The invariant: a spec is complete and immutable, so
+whatever a backend needs to know about a field stands in it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+__all__ = ["CreatedAt", "DeletedAt", "Field", "Id", "Indexed", "Kind", "RecordSpec", "Unique", "UpdatedAt", "Version"]
+
+
+class _Mark:
+    """A constraint that stands in an annotation; two of one kind are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Id(_Mark):
+    """The field that identifies a record; without it, the field named ``id`` does. Text, int or UUID."""
+
+
+class Indexed(_Mark):
+    """The field can be filtered and ordered by quickly, on every backend."""
+
+
+class Unique(_Mark):
+    """No two records have the same value here (None excepted); implies :class:`Indexed`."""
+
+
+class Version(_Mark):
+    """An int that grows by one with each update; an update from an older one raises VersionConflict."""
+
+
+class CreatedAt(_Mark):
+    """An aware datetime, set when the record is created."""
+
+
+class UpdatedAt(_Mark):
+    """An aware datetime, set whenever the record is written."""
+
+
+class DeletedAt(_Mark):
+    """An optional aware datetime: deleting sets it, and reads skip the record (soft delete)."""
+
+
+class Kind(enum.StrEnum):
+    """What a column holds."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    FLOAT = "float"
+    BOOLEAN = "boolean"
+    DECIMAL = "decimal"
+    UUID = "uuid"
+    DATETIME = "datetime"
+    DATE = "date"
+    TIME = "time"
+    BYTES = "bytes"
+    JSON = "json"
+
+
+class Field(NamedTuple):
+    """One field of a record."""
+
+    name: str
+    kind: Kind
+    nullable: bool
+    indexed: bool = False
+    unique: bool = False
+    required: bool = True
+
+
+class RecordSpec(NamedTuple):
+    """A kind of record, as backends see it."""
+
+    name: str
+    """The table's or collection's name: ``[a-z_][a-z0-9_]*``."""
+    fields: tuple[Field, ...]
+    id: str
+    version: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    deleted_at: str | None = None
+
+    def field(self, name: str) -> Field:
+        """Return a field by name."""
+        return next(field for field in self.fields if field.name == name)

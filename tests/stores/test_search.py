@@ -1,0 +1,192 @@
+"""The index with embedders: who is asked for vectors, what a namespace remembers, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ambidex import UnifiedStorage
+from ambidex.core.embedding import Embedder
+from ambidex.core.ports import IndexItem
+from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
+from ambidex.stores.embedders import embedder_for
+
+WORDS = ("swan goose duck", "car lorry train", "bread butter cheese")
+
+
+def topics(texts: list[str]) -> list[list[float]]:
+    """Embed by topic, so that a text is near another without sharing a word with it."""
+    return [[0.01, *(float(sum(word in text for word in words.split())) for words in WORDS)] for text in texts]
+
+
+def shorter(texts: list[str]) -> list[list[float]]:
+    return [vector[:2] for vector in topics(texts)]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., UnifiedStorage]]:
+    made: list[UnifiedStorage] = []
+
+    def storage(**options: Any) -> UnifiedStorage:
+        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/a.db"
+        made.append(UnifiedStorage(url, **options))
+        return made[-1]
+
+    yield storage
+    for one in made:
+        one.close()
+
+
+def fill(storage: UnifiedStorage) -> None:
+    storage.sync.index.add_many(
+        [
+            IndexItem("birds", "", "a goose on the water", {}),
+            IndexItem("wheels", "", "the lorry is late", {}),
+            IndexItem("food", "", "cheese for lunch", {}),
+        ]
+    )
+
+
+def test_texts_are_found_by_meaning(make: Callable[..., UnifiedStorage]) -> None:
+    storage = make(embedder=topics)
+    fill(storage)
+    assert storage.sync.search("swan")[0].id == "birds"
+
+    async def inside_a_loop() -> str:
+        await storage.aio.index.add("more", "a train at noon")
+        return (await storage.aio.search("car"))[0].id
+
+    assert asyncio.run(inside_a_loop()) in {"wheels", "more"}
+    (item,) = storage.sync.index.fetch(["food"])
+    assert item.vector == pytest.approx([0.01, 0.0, 0.0, 1.0], abs=1e-6)
+    assert storage.sync.index.search("swan", fusion="ranks")[0].id == "birds"
+    assert storage.sync.index.search("lunch", vector=[0.0, 1.0, 0.0, 0.0])[0].id in {"birds", "food"}
+
+
+def test_another_embedder_is_refused_until_the_vectors_are_made_anew(make: Callable[..., UnifiedStorage]) -> None:
+    storage = make(embedder=topics)
+    fill(storage)
+    other = storage.sync.index.embedded_by(shorter)
+    for call in (lambda: other.search("swan"), lambda: other.add("x", "a duck")):
+        with pytest.raises(ConfigurationError, match=r"topics:4.*shorter.*reindex"):
+            call()
+    assert storage.sync.index.count() == 3
+    assert sorted(other.reindex(page=2)) == ["birds", "food", "wheels"]
+    assert other.search("swan")[0].id == "birds"
+    with pytest.raises(ConfigurationError, match="shorter:2"):
+        storage.sync.index.search("swan")
+    other.reset()
+    fill(storage)
+    assert storage.sync.index.search("swan")[0].id == "birds"
+
+
+def test_an_embedder_that_changes_its_dimension_is_refused(make: Callable[..., UnifiedStorage]) -> None:
+    storage = make(embedder=Embedder(topics, "model"))
+    fill(storage)
+    changed = storage.sync.index.embedded_by(Embedder(shorter, "model"))
+    for call in (lambda: changed.search("swan"), lambda: changed.add("x", "a duck")):
+        with pytest.raises(ConfigurationError, match="model:4"):
+            call()
+
+
+def test_without_an_embedder_words_alone_are_found(make: Callable[..., UnifiedStorage]) -> None:
+    storage = make(embedder=topics)
+    fill(storage)
+    plain = storage.sync.index.embedded_by("none")
+    assert plain.search("swan") == []
+    assert [hit.id for hit in plain.search("lorry")] == ["wheels"]
+    plain.add("late", "a duck without a vector")
+    assert "late" in {hit.id for hit in storage.sync.index.search("duck")}
+    with pytest.raises(ConfigurationError, match="embedded_by"):
+        list(plain.reindex())
+
+
+def test_a_broken_embedder_stores_nothing(make: Callable[..., UnifiedStorage]) -> None:
+    def broken(texts: list[str]) -> list[list[float]]:
+        return [[float("nan")] for _ in texts]
+
+    storage = make(embedder=Embedder(broken, "broken"))
+    with pytest.raises(ConfigurationError, match="broken"):
+        storage.sync.index.add("x", "text")
+    assert storage.sync.index.count() == 0
+
+
+def test_documents_are_embedded_before_their_transaction(make: Callable[..., UnifiedStorage]) -> None:
+    inside: list[bool] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        inside.append(storage.sync.index._port._leaf.in_transaction())  # type: ignore[attr-defined]
+        return topics(texts)
+
+    storage = make(embedder=Embedder(embed, "spy"))
+    if storage.settings.url.backend != "sqlite":
+        inside.append(False)
+        storage = make(embedder=topics)
+    id_ = storage.sync.store_document("the goose is here", {"title": "Water"})
+    storage.sync.store_document("the lorry is here")
+    assert [found.document.id for found in storage.sync.documents.find("swan", top_k=1)] == [id_]
+    assert inside
+    assert not any(inside)
+
+
+def test_metadata_is_changed_in_place(make: Callable[..., UnifiedStorage]) -> None:
+    index = make().sync.index
+    index.add_many([IndexItem(str(n), "", "word", {"n": n, "old": True}) for n in range(5)])
+    assert [hit.id for hit in index.search("word", filters={"n": 3})] == ["3"]
+    assert index.update_metadata(["3", "4", "absent"], {"n": 7, "old": None}) == 2
+    assert {hit.id for hit in index.search("word", filters={"n": 7})} == {"3", "4"}
+    assert index.search("word", filters={"n": 3}) == []
+    assert index.update_metadata("4", {"new": "x"}, patch=False) == 1
+    assert [item.metadata for item in index.fetch(["3", "4"])] == [{"n": 7}, {"new": "x"}]
+    assert [item.id for item in index.list(2)] == ["0", "1"]
+    assert [item.id for item in index.list(2, after="1", filters={"new": None})] == ["2", "3"]
+    for bad in ({"k": [1]}, {1: "k"}, {"k": float("nan")}, "text"):
+        with pytest.raises(UnsupportedValue):
+            index.update_metadata("4", bad)  # type: ignore[arg-type]
+    for limit in (0, 1001, True, None):
+        with pytest.raises(InvalidQuery):
+            index.list(limit)  # type: ignore[arg-type]
+
+
+def test_hostile_queries(make: Callable[..., UnifiedStorage]) -> None:
+    index = make(embedder=topics).sync.index
+    index.add("x", "a duck")
+    for query in ("duck " * 200_000, "\ud800 duck", "duck\x00", '"duck" AND (', "duck OR NOT *"):
+        assert [hit.id for hit in index.search(query)] == ["x"]
+    for query in ("", " \n"):
+        assert index.search(query) == []
+    for options in ({"fusion": "best"}, {"min_score": "1"}, {"min_score": float("nan")}, {"vector": [float("nan")]}):
+        with pytest.raises(InvalidQuery):
+            index.search("duck", **options)
+    assert index.search("", vector=[1.0]) == [], "another dimension is nobody's neighbour"
+    for field in ("a b", "a'--", "$.a", "", "a" * 100):
+        with pytest.raises(InvalidQuery):
+            index.search("duck", filters={field: 1})
+
+
+def test_names_of_embedders() -> None:
+    assert embedder_for("none") is None
+    for wrong in ("gpt", 5, ["x"]):
+        with pytest.raises(ConfigurationError, match="embedder"):
+            UnifiedStorage("memory://", embedder=wrong)
+
+
+def test_the_built_in_embedder_reads_its_package_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wordllama")
+    monkeypatch.setattr("socket.socket.connect", lambda *_args: pytest.fail("it opened a connection"))
+    before, handlers = set(sys.modules), list(logging.getLogger().handlers)
+    storage = UnifiedStorage("memory://", embedder="wordllama")
+    fill(storage)
+    storage.sync.index.add("none", "")
+    assert storage.sync.search("birds that swim")[0].id == "birds"
+    assert "requests" not in set(sys.modules) - before
+    assert logging.getLogger().handlers == handlers
+    (item,) = storage.sync.index.fetch(["none"])
+    assert item.vector is not None
+    assert len(item.vector) == 256
