@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ambidex.core.codec import encode
+from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.runtime import in_unit
 from ambidex.errors import AmbidexError, CapabilityMissing, InvalidQuery, NotFound, UnsupportedValue
@@ -92,14 +92,12 @@ class Media(Store):
             _sha, blob, size = await self._upload(source, content_type, sha)
         return to_url(sha, name)
 
-    def _about(self, content_type: Any, metadata: Any) -> builtins.list[Any]:
+    def _about(self, content_type: Any, metadata: Any) -> Stored:
         if not isinstance(content_type, str) or not _TYPE.match(content_type):
             raise UnsupportedValue(f"a content type looks like image/png, not {str(content_type)[:60]!r}")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise UnsupportedValue(f"metadata is a mapping, not {type(metadata).__name__}")
-        kept = dict(metadata or {})
-        encode(kept, self._max)
-        return [content_type, datetime.now(UTC), kept]
+        return encode([content_type, datetime.now(UTC), dict(metadata or {})], self._max)
 
     async def _begun(self, source: Source) -> Source:
         """Return a short stream as bytes, whose content is then known before it is stored."""
@@ -123,7 +121,7 @@ class Media(Store):
             await self._records.mark(blob, passing.digest)
         return passing.digest, blob, passing.size
 
-    async def _named(self, sha: str, blob: str, size: int, name: str, about: builtins.list[Any]) -> bool:
+    async def _named(self, sha: str, blob: str, size: int, name: str, about: Stored) -> bool:
         """Give a content a name; False where there is no such content yet and no blob to begin it with."""
         used = ""
 
@@ -298,9 +296,10 @@ async def _continued(taken: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGe
         yield piece
 
 
-def _again(kept: list[Any], about: list[Any]) -> list[Any]:
+def _again(kept: Stored, about: Stored) -> Stored:
     """Return what is known of a name that is stored again: it stays as old as it is."""
-    return [about[0], kept[1], about[2]]
+    content_type, _now, metadata = decode(about)
+    return encode([content_type, decode(kept)[1], metadata])
 
 
 def _check_range(start: int, length: int | None) -> None:

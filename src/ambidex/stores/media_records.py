@@ -53,15 +53,15 @@ class Content(NamedTuple):
 
     blob: str
     size: int
-    names: dict[str, list[Any]]
-    """By name: content type, moment of creation, metadata."""
+    names: dict[str, Stored]
+    """By name: content type, moment of creation and metadata, encoded; so a change of one name touches no other."""
 
     def info(self, sha: str, name: str) -> MediaInfo | None:
         """Return what is known of one of its names."""
         about = self.names.get(name)
         if about is None:
             return None
-        content_type, created, metadata = about
+        content_type, created, metadata = decode(about)
         return MediaInfo(to_url(sha, name), name, content_type, self.size, sha, metadata, created)
 
 
