@@ -31,7 +31,7 @@ _VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.DECIMAL: (
         st.sampled_from(("0", "0.00", "1", "1.0", "10", "-1", "-1.5", "-1.25", "0.001", "9.99", "100.10", "-100"))
         | st.decimals(allow_nan=False, allow_infinity=False, places=4).map(str)
-    ).map(lambda text: scalar(Kind.DECIMAL, Decimal(text) if Decimal(text) else Decimal(0), "x")),
+    ).map(lambda text: scalar(Kind.DECIMAL, Decimal(text) or Decimal(0), "x")),
     Kind.UUID: st.uuids(),
     Kind.DATETIME: st.datetimes(timezones=st.just(UTC)),
     Kind.DATE: st.dates(),

@@ -14,6 +14,7 @@ import redis
 from ambidex import UnifiedStorage
 from ambidex.backends.redis import records as port
 from ambidex.backends.redis.layout import BUILDING, Layout, merged
+from ambidex.core.dual import drive
 from ambidex.core.models import model_of
 from ambidex.core.ports import Space
 from ambidex.core.spec import DeletedAt, Id, Indexed, Unique, Version
@@ -41,7 +42,7 @@ class Place:
     def __init__(self, server: Service) -> None:
         self.prefix = f"records-{next(_numbers)}:"
         self.url = f"{server.url}?prefix={self.prefix}"
-        self.raw = redis.Redis.from_url(server.url)
+        self.raw: Any = redis.Redis.from_url(server.url)
         self._opened: list[UnifiedStorage] = []
 
     def open(self) -> UnifiedStorage:
@@ -204,7 +205,7 @@ def test_indexes_agree_with_records_after_many_writers(place: Place) -> None:
 
     def blocking(seed: int) -> None:
         try:
-            asyncio.run(work(seed, storage.sync.repository(Thing)))
+            drive(work(seed, storage.sync.repository(Thing)))
         except BaseException as error:
             failures.append(error)
 
@@ -368,7 +369,8 @@ def test_a_field_becomes_unique_only_if_it_is(place: Place) -> None:
     ids=["kind", "required", "id"],
 )
 def test_a_model_that_the_records_cannot_be_is_refused(place: Place, changed: Any, message: str) -> None:
-    place.open().sync.repository(kind("odd", rank=(int, 0))).create(kind("odd", rank=(int, 0))(id="a"))
+    first = kind("odd", rank=(int, 0))
+    place.open().sync.repository(first).create(first(id="a"))
     other = place.open()
     with pytest.raises(ConfigurationError, match=message):
         other.sync.repository(changed).list()
@@ -393,9 +395,9 @@ def test_a_database_that_was_emptied_is_used_anew(place: Place) -> None:
 
 def test_a_space_lies_in_one_slot(redis_cluster: Service) -> None:
     with UnifiedStorage(f"{redis_cluster.url}?prefix=slot{next(_numbers)}:") as storage:
-        tenants = [storage.tenant(f"t{number}") for number in range(6)]
-        for tenant in tenants:
-            tenant.sync.repository(Thing).create_many([Thing(id=str(n), email=f"{n}@x") for n in range(20)])
+        for number in range(6):  # several nodes are met
+            things = storage.tenant(f"t{number}").repository(Thing)
+            things.create_many([Thing(id=str(n), email=f"{n}@x") for n in range(20)])
             with pytest.raises(AlreadyExists):
-                tenant.sync.repository(Thing).create(Thing(id="x", email="3@x"))
-            assert tenant.sync.repository(Thing).count(email__startswith="1") == 11
+                things.create(Thing(id="x", email="3@x"))
+            assert things.count(email__startswith="1") == 11
