@@ -151,6 +151,21 @@ class Layout:
             [item for item in after if item not in before],
         )
 
+    def adding(self, many: Sequence[Known]) -> bytes:
+        """Return the part of a script that adds records."""
+        words, tails = [b"%d" % len(many)], list[bytes]()
+        for known in many:
+            id_ = self.id(known.row[self.spec.id])
+            words += (id_, known.revision + _pack(known.plain))
+            tails.append(id_ + len(id_).to_bytes(4, "big"))
+        for index in self.indexes.values():
+            name, kind = index.name, index.kind
+            if name == self.spec.id:
+                words += [b"\x01" + tail for tail in tails]
+            else:
+                words += [place(kind, known.row.get(name)) + tail for known, tail in zip(many, tails, strict=True)]
+        return _joined(words)
+
     def entering(self, known: Known) -> bytes:
         """Return the step of a script that enters a stored record into the indexes that may lack it."""
         return _words(self.id(known.row[self.spec.id]), known.revision, b"=", [], self.members(known, self.building))
@@ -166,7 +181,11 @@ def _words(id_: bytes, revision: bytes, content: bytes, gone: Sequence[Member], 
         words.append(b"%d" % len(members))
         for at, data in members:
             words += (b"%d" % at, data)
-    return b"".join([b"%b%b" % (len(word).to_bytes(4, "big"), word) for word in words])
+    return _joined(words)
+
+
+def _joined(words: Sequence[bytes]) -> bytes:
+    return b"".join([len(word).to_bytes(4, "big") + word for word in words])
 
 
 def merged(spec: RecordSpec, text: bytes | None, *, empty: bool) -> dict[str, Column]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from ambidex.backends.redis.wire import Script
 
-__all__ = ["APPLIED", "APPLY", "CHANGED", "COUNT", "DEFINE", "OTHER_LAYOUT", "STATE", "TAKEN", "WALK"]
+__all__ = ["APPLIED", "APPLY", "CHANGED", "COUNT", "DEFINE", "INSERT", "OTHER_LAYOUT", "STATE", "TAKEN", "WALK"]
 
 APPLIED, CHANGED, TAKEN, OTHER_LAYOUT = 0, 1, 2, 3
 """What the scripts answer first: done; the record at this place is not the expected one; the unique value is taken."""
@@ -29,15 +29,16 @@ return 1
 )
 """Replace the layout whose digest is ARGV[1] ('': none); where ARGV[4] is 1, only while there are no records."""
 
-APPLY: Final = Script(
-    """
+_COMMON: Final = """
 if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return {3} end
-local records, undo, later, unique = KEYS[2], {}, {}, {}
+local records, unique = KEYS[2], {}
 for at in string.gmatch(ARGV[2], '%d+') do unique[tonumber(at)] = true end
 
-local function refuse(...)
-  for n = #undo, 1, -1 do redis.call(unpack(undo[n])) end
-  return {...}
+local part, place
+local function word()
+  local data
+  data, place = struct.unpack('>I4c0', part, place)
+  return data
 end
 
 local function taken(at, member)
@@ -48,13 +49,87 @@ local function taken(at, member)
   local high = string.sub(low, 1, stop - 1) .. string.char(string.byte(low, stop) + 1)
   return redis.call('ZLEXCOUNT', KEYS[at], '[' .. low, '(' .. high) > 1
 end
+"""
+"""What the writing scripts share: ARGV[1] is the layout's digest, ARGV[2] the numbers of the keys of unique fields.
 
-local part, place
-local function word()
-  local data
-  data, place = struct.unpack('>I4c0', part, place)
-  return data
+Of what follows, parts are rows of words, each behind its length in four bytes: MessagePack in older servers knows no
+bytes.
+"""
+
+INSERT: Final = Script(
+    _COMMON
+    + """
+local function undo(number)
+  for back = 3, number do
+    part, place = ARGV[back], 1
+    local count = tonumber(word())
+    for _ = 1, count do redis.call('HDEL', records, word()); word() end
+    for at = 3, #KEYS do
+      for _ = 1, count do redis.call('ZREM', KEYS[at], word()) end
+    end
+  end
 end
+
+local done = 0
+for number = 3, #ARGV do
+  part, place = ARGV[number], 1
+  local count, ids, pairs = tonumber(word()), {}, {}
+  for n = 1, count do
+    ids[n], pairs[2 * n] = word(), word()
+    pairs[2 * n - 1] = ids[n]
+  end
+  local seen = {}
+  for n, there in ipairs(redis.call('HMGET', records, unpack(ids))) do
+    if there or seen[ids[n]] then
+      undo(number - 1)
+      return {1, done + n - 1}
+    end
+    seen[ids[n]] = true
+  end
+  redis.call('HSET', records, unpack(pairs))
+  for at = 3, #KEYS do
+    local members = {}
+    for n = 1, count do members[2 * n - 1], members[2 * n] = 0, word() end
+    redis.call('ZADD', KEYS[at], unpack(members))
+  end
+  done = done + count
+end
+
+done = 0
+for number = 3, #ARGV do
+  part, place = ARGV[number], 1
+  local count = tonumber(word())
+  for _ = 1, 2 * count do word() end
+  for at = 3, #KEYS do
+    for n = 1, count do
+      local member = word()
+      if unique[at] and string.byte(member) == 1 and taken(at, member) then
+        undo(#ARGV)
+        return {2, done + n - 1, at}
+      end
+    end
+  end
+  done = done + count
+end
+return {0}
+"""
+)
+"""Add records, all or none. ARGV[3...] are parts.
+
+Each is a count, an id and a record so many times, and for each index a member so many times.
+"""
+
+APPLY: Final = Script(
+    _COMMON
+    + """
+local undo, later = {}, {}
+
+local function refuse(...)
+  for n = #undo, 1, -1 do redis.call(unpack(undo[n])) end
+  return {...}
+end
+
+
 local function members()
   local list = {}
   for n = 1, 2 * tonumber(word()), 2 do list[n], list[n + 1] = tonumber(word()), word() end
@@ -101,11 +176,9 @@ return {0}
 )
 """Take steps, all or none: write or delete records that are as expected, with their places in the indexes.
 
-ARGV[1] is the layout's digest, ARGV[2] the numbers of the keys of unique fields; ARGV[3] is 1 where unique values are
-compared after all steps instead of after each. The others are steps, each a row of words: id, revision ('': absent),
-record ('': delete, '=': keep), how many members to remove, the number of a key and a member for each, and the same for
-those to add. Before each word stands its length in four bytes: MessagePack in older servers knows no bytes. What was
-done is undone where a step is refused.
+ARGV[3] is 1 where unique values are compared after all steps instead of after each. ARGV[4...] are parts, made of
+steps: id, revision ('': absent), record ('': delete, '=': keep), how many members to remove, the number of a key and a
+member for each, and the same for those to add. What was done is undone where a step is refused.
 """
 
 WALK: Final = Script(

@@ -26,6 +26,7 @@ from ambidex.backends.redis.record_scripts import (
     CHANGED,
     COUNT,
     DEFINE,
+    INSERT,
     OTHER_LAYOUT,
     STATE,
     TAKEN,
@@ -96,11 +97,13 @@ class RedisRecords:
         layout = await self._layout(space)
         while rows:
             made = [layout.made(row) for row in rows]
-            outcome, at = await self._apply(layout, [(None, known) for known in made])
+            parts = [layout.adding(made[start : start + _PART]) for start in range(0, len(made), _PART)]
+            outcome, *at = await self._client.script(INSERT, layout.keys, (layout.digest, layout.unique, *parts))
             if outcome == APPLIED:
                 return
-            if outcome == CHANGED:
-                raise _exists(layout.spec, layout.spec.id, rows[at])
+            if outcome != OTHER_LAYOUT:
+                name = layout.spec.id if outcome == CHANGED else layout.named(at[1]).name
+                raise _exists(layout.spec, name, rows[at[0]])
             layout = await self._anew(space)
 
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
@@ -396,7 +399,7 @@ def _behind(ranges: Sequence[Range], edge: bytes, descending: bool) -> list[Rang
 
 
 def _exists(spec: RecordSpec, name: str, row: Row) -> AlreadyExists:
-    return AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
+    return AlreadyExists(f"{spec.name} with {name} {row.get(name)!r} exists")
 
 
 def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
