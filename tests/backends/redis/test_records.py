@@ -164,12 +164,13 @@ def test_what_is_refused_leaves_no_trace(place: Place) -> None:
     things = place.open().sync.repository(Thing)
     things.create_many([Thing(id="a", email="a@x", age=1), Thing(id="b", email="b@x", age=2)])
     before = {key: place.raw.dump(key) for key in place.raw.keys(f"{place.prefix}r:*")}
-    for refused in (
+    refusals: list[Callable[[], Any]] = [
         lambda: things.create_many([Thing(id="c", email="c@x"), Thing(id="a")]),
         lambda: things.create_many([Thing(id="c", email="c@x"), Thing(id="d", email="c@x")]),
         lambda: things.upsert_many([Thing(id="a", email="z@x", age=5), Thing(id="c", email="b@x")]),
         lambda: things.patch("a", email="b@x", age=7),
-    ):
+    ]
+    for refused in refusals:
         with pytest.raises(AlreadyExists):
             refused()
         assert place.agrees(Thing) == 2
@@ -186,7 +187,7 @@ def test_indexes_agree_with_records_after_many_writers(place: Place) -> None:
         rand = random.Random(seed)
         for _ in range(60):
             id_, age, email = (str(rand.randrange(6)), rand.randrange(3), rand.choice([None, "a@x", "b@x", "c@x"]))
-            call = rand.choice(
+            call: Callable[[], Any] = rand.choice(
                 (
                     lambda: things.create(Thing(id=id_, age=age, email=email)),  # noqa: B023  # called at once
                     lambda: things.upsert(Thing(id=id_, age=age, email=email)),  # noqa: B023

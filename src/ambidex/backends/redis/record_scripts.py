@@ -75,7 +75,7 @@ for number = 3, #ARGV do
   part, place = ARGV[number], 1
   local count, ids, pairs = tonumber(word()), {}, {}
   for n = 1, count do
-    ids[n], pairs[2 * n] = word(), word()
+    ids[n], pairs[2 * n], place = struct.unpack('>I4c0I4c0', part, place)
     pairs[2 * n - 1] = ids[n]
   end
   local seen = {}
@@ -89,23 +89,17 @@ for number = 3, #ARGV do
   redis.call('HSET', records, unpack(pairs))
   for at = 3, #KEYS do
     local members = {}
-    for n = 1, count do members[2 * n - 1], members[2 * n] = 0, word() end
+    for n = 2, 2 * count, 2 do
+      members[n - 1] = 0
+      members[n], place = struct.unpack('>I4c0', part, place)
+    end
     redis.call('ZADD', KEYS[at], unpack(members))
-  end
-  done = done + count
-end
-
-done = 0
-for number = 3, #ARGV do
-  part, place = ARGV[number], 1
-  local count = tonumber(word())
-  for _ = 1, 2 * count do word() end
-  for at = 3, #KEYS do
-    for n = 1, count do
-      local member = word()
-      if unique[at] and string.byte(member) == 1 and taken(at, member) then
-        undo(#ARGV)
-        return {2, done + n - 1, at}
+    if unique[at] then
+      for n = 2, 2 * count, 2 do
+        if string.byte(members[n]) == 1 and taken(at, members[n]) then
+          undo(number)
+          return {2, done + n / 2 - 1, at}
+        end
       end
     end
   end
