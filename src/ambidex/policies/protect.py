@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
-from ambidex.core.ports import KeyValuePort, Leaf, LogPort, SearchPort
+from ambidex.core.ports import KeyValuePort, Leaf, LogPort, RecordsPort, SearchPort
 from ambidex.core.runtime import current_operation
 from ambidex.errors import AmbidexError
 from ambidex.policies.breaker import Breaker
@@ -23,13 +23,19 @@ from ambidex.policies.retry import Retry
 
 __all__ = ["PORTS", "READS", "Guard", "ProtectedLeaf", "protect", "protect_port"]
 
-PORTS: Mapping[str, type] = {"kv": KeyValuePort, "log": LogPort, "search": SearchPort}
+PORTS: Mapping[str, type] = {
+    "kv": KeyValuePort,
+    "log": LogPort,
+    "search": SearchPort,
+    "records": RecordsPort,
+}
 """The attributes of a leaf and their protocols. An attribute that is not listed here is passed through unprotected."""
 
 READS: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"get", "get_many", "entry", "scan"}),
     "log": frozenset({"tail", "range", "length", "streams"}),
     "search": frozenset({"query", "fetch", "count"}),
+    "records": frozenset({"get", "find", "count", "explain"}),
 }
 """The methods that change nothing."""
 

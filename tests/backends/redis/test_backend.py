@@ -161,7 +161,7 @@ def test_no_server(opened: Open) -> None:
         storage.sync.get("key")
     with pytest.raises(Unavailable):
         asyncio.run(storage.aio.get("key"))
-    assert storage.sync.health_check() == {"kv": False, "log": False}
+    assert storage.sync.health_check() == {"kv": False, "log": False, "records": False}
 
 
 def test_a_certificate_that_is_not_trusted(redis_server: Service, certificates: Certificates, opened: Open) -> None:

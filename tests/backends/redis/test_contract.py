@@ -13,7 +13,7 @@ from tests.services.handle import Service
 
 
 class _OnServer(BackendContract):
-    capabilities = frozenset({Capability.KV, Capability.LOG})
+    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.RECORDS})
     url: ClassVar[str]
 
     def make_url(self, tmp_path: Path) -> str:

@@ -1,8 +1,8 @@
 """Redis and Valkey: single servers, Cluster and Sentinel; ``ambidex.storage`` makes one :class:`RedisBackend` a URL.
 
 ``target`` reads the URL, ``client`` finds the right server and speaks to it over one of two colours of connection
-(``blocking``: a pool; ``aio``: shared and pipelined), ``kv`` and ``log`` are the ports over it. The invariant: every
-key begins with the URL's prefix, so other users of the database are never touched.
+(``blocking``: a pool; ``aio``: shared and pipelined), ``kv``, ``log`` and ``records`` are the ports over it. The
+invariant: every key begins with the URL's prefix, so other users of the database are never touched.
 
 What an acknowledged write survives is the server's settings: ``appendonly yes`` with ``appendfsync always`` for a power
 cut. A replica that takes over has what reached it; acknowledged writes of the last moments before a master died can
@@ -19,6 +19,7 @@ from ambidex.backends.redis.blocking import BlockingClient
 from ambidex.backends.redis.client import Client, Shared
 from ambidex.backends.redis.kv import RedisKeyValue
 from ambidex.backends.redis.log import RedisLog
+from ambidex.backends.redis.records import RedisRecords
 from ambidex.backends.redis.target import parse
 from ambidex.backends.redis.wire import pack
 from ambidex.core.ports import BlobPort, Capability, SearchPort
@@ -34,7 +35,7 @@ class RedisBackend:
     """Both colours over the same servers."""
 
     name = "redis"
-    capabilities = frozenset({Capability.KV, Capability.LOG})
+    capabilities = frozenset({Capability.KV, Capability.LOG, Capability.RECORDS})
     remote = True
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
@@ -57,6 +58,7 @@ class RedisLeaf:
         self._client, self._close = client, close
         self.kv = RedisKeyValue(client)
         self.log = RedisLog(client)
+        self.records = RedisRecords(client)
 
     @property
     def search(self) -> SearchPort:
