@@ -13,7 +13,7 @@ from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
 from ambidex.core.ports import Event
 from ambidex.errors import InvalidKey, InvalidQuery, NotFound, Unavailable, UnsupportedValue
-from tests.stores.conftest import Run
+from tests.stores.conftest import Port, Run
 
 
 def user(text: str, **more: Any) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_a_reset_that_was_interrupted_is_finished_by_the_next_operation(
             raise Unavailable("killed here")
         return await append(stream, entries, ttl_ms)
 
-    monkeypatch.setattr(chat._log, "append", dying, raising=False)
+    monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
     with pytest.raises(Unavailable):
         chat.reset("c")
     monkeypatch.undo()
@@ -228,7 +228,7 @@ def test_a_save_that_was_interrupted_leaves_the_old_conversation(
         raise Unavailable("killed here")
 
     for _ in range(2):
-        monkeypatch.setattr(chat._log, "append", dying, raising=False)
+        monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
         with pytest.raises(Unavailable):
             chat.save("c", [user("lost")])
         monkeypatch.undo()
@@ -288,15 +288,15 @@ def test_statistics_metadata_and_the_active_list(run: Run) -> None:
     run(body)
 
 
-def test_tenants_do_not_see_each_other(run: Run) -> None:
+def test_tenants_do_not_see_each_other(run_unbound: Run, own: str) -> None:
     async def body(s: Any) -> None:
-        await s.tenant("a").conversations.append("c", user("of a"))
-        await s.tenant("b").conversations.append("c", user("of b"))
-        assert texts(await s.tenant("a").conversations.get("c")) == ["of a"]
-        assert await s.conversations.get("c") is None
-        assert await s.tenant("b").conversations.list_active() == ["c"]
+        await s.tenant(f"{own}a").conversations.append("c", user("of a"))
+        await s.tenant(f"{own}b").conversations.append("c", user("of b"))
+        assert texts(await s.tenant(f"{own}a").conversations.get("c")) == ["of a"]
+        assert await s.tenant(own).conversations.get("c") is None
+        assert await s.tenant(f"{own}b").conversations.list_active() == ["c"]
 
-    run(body)
+    run_unbound(body)
 
 
 def test_the_last_answer_is_indexed(run: Run) -> None:
@@ -341,7 +341,7 @@ def test_an_indexing_failure_only_warns(
 
     rooms: list[Any] = [storage.sync._conversations, storage.aio._conversations]
     for room in rooms:
-        monkeypatch.setattr(room._index._port, "index", broken, raising=False)
+        monkeypatch.setattr(room._index, "_port", Port(room._index._port, index=broken))
 
     async def body(s: Any) -> None:
         await s.save_conversation("c", [user("hi"), {"role": "assistant", "content": "ho"}])
@@ -360,8 +360,8 @@ def test_failures_of_the_storage(
         raise Unavailable("the log is away")
 
     for face in (storage.sync, storage.aio):
-        for name in ("append", "tail", "range"):
-            monkeypatch.setattr(face._conversations._log, name, broken, raising=False)
+        room = face._conversations
+        monkeypatch.setattr(room, "_log", Port(room._log, append=broken, tail=broken, range=broken))
 
     async def body(s: Any) -> None:
         with pytest.raises(Unavailable):
