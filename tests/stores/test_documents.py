@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -371,6 +367,53 @@ def test_hostile_paths_are_only_names(run: Run, storage: UnifiedStorage) -> None
     assert check(storage) == len(NAMES)
 
 
+LABELS = ["a:b", "a", "b", "%3A", "a%3Ab", "*", "?", "|", ",", "n\u00e9\U0001f642", "'; DROP", " ", "t:", "\n", '"x"']
+
+
+def test_hostile_labels_are_only_names(run: Run, storage: UnifiedStorage) -> None:
+    async def body(s: Any) -> None:
+        documents = [
+            {"content": f"otter {n}", "metadata": {"path": str(n), "tags": [label, "every"], "category": label}}
+            for n, label in enumerate(LABELS)
+        ]
+        ids = await s.batch_store_documents(documents)
+        assert await s.documents.tags() == {**dict.fromkeys(LABELS, 1), "every": len(LABELS)}
+        assert await s.documents.categories() == dict.fromkeys(LABELS, 1)
+        for id_, label in zip(ids, LABELS, strict=True):
+            assert [info.id for info in await s.documents.list(tag=label)] == [id_]
+            assert [info.id for info in await s.documents.list(category=label)] == [id_]
+            assert [found.document.id for found in await s.documents.find("otter", tags=[label])] == [id_]
+            assert [found.document.id for found in await s.documents.find("otter", category=label)] == [id_]
+
+    run(body)
+    assert check(storage) == len(LABELS)
+
+
+ODD = [
+    "\r\n\t\x01\x7f",
+    "\u202e\ufeff e\u0301 \U0001f642",
+    "<script>alert(1)</script> {{7*7}} $1 ? :x %s",
+    "'; DROP TABLE ambidex_values; --",
+    "x" * 20_000,
+    " " * 5_000,
+    "# \n## \n```\n" * 200,
+]
+
+
+def test_hostile_content_comes_back_as_it_is(run: Run, storage: UnifiedStorage) -> None:
+    deep: Any = {"'; --": [{"": [None, 2**63 - 1, -0.5]}], "$ne": 1, "__class__": "x", "doc_id": "forged"}
+
+    async def body(s: Any) -> None:
+        ids = await s.batch_store_documents([{"content": text, "metadata": deep} for text in ODD])
+        for id_, text in zip(ids, ODD, strict=True):
+            document = await s.documents.get(id_)
+            assert (document.content, document.metadata) == (text, deep)
+        assert {found.document.id for found in await s.documents.find("drop table script")} == {ids[2], ids[3]}
+
+    run(body)
+    assert check(storage) == len(ODD)
+
+
 QUERIES = [
     '"',
     "'",
@@ -604,47 +647,6 @@ def test_a_writer_interrupted_anywhere_leaves_what_can_be_finished(
     assert [info.version for info in documents.versions(kept)] == [1, 2]
     assert check(storage) == 4
     assert documents.recover(force=True) == 0
-
-
-CHILD = """
-import sys, threading
-from ambidex import UnifiedStorage
-storage = UnifiedStorage(sys.argv[1], **dict(a.split("=", 1) for a in sys.argv[2:]))
-n = 0
-print("ready", flush=True)
-while True:
-    text = "The otter swims in the river. " * (n % 70)
-    batch = [{"content": f"{n}-{i} {text}", "metadata": {"path": f"p{(n + i) % 90}"}} for i in range(20)]
-    storage.batch_store_documents(batch)
-    if n % 3 == 0:
-        found = storage.documents.get_by_path(f"p{n % 90}")
-        found and storage.documents.delete(found.id)
-    n += 7
-"""
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("placing", ["one", "split"])
-def test_killed_writers_leave_no_document_without_its_entries(tmp_path: Path, placing: Any) -> None:
-    rounds = 50 if os.environ.get("AMBIDEX_TORTURE") == "long" else 4
-    url = f"sqlite:///{tmp_path}/records.db"
-    index = f"sqlite:///{tmp_path}/index.db"
-    storage = UnifiedStorage(url) if placing == "one" else UnifiedStorage(url, search=index)
-    more = [] if placing == "one" else [f"search={index}"]
-    for number in range(rounds):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, url, *more], stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        try:
-            assert child.stdout.readline() == b"ready\n"
-            threading.Event().wait(0.15 + 0.037 * (number % 7))
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            child.stdout.close()
-        storage.sync.documents.recover(force=True)
-        check(storage)
-    assert check(storage) > 0
-    storage.close()
 
 
 def test_the_detecting_room_answers_by_mode(storage: UnifiedStorage) -> None:

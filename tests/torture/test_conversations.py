@@ -118,14 +118,14 @@ def faults(found: list[str]) -> list[str]:
 def test_every_message_is_there_once_and_in_its_writers_order(url: str) -> None:
     together(APPEND, url)
     with UnifiedStorage(url) as storage:
-        found = [message["content"] for message in storage.sync.conversations.history("shared")]
+        found = [message["content"] for message in storage.conversations.history("shared")]
         assert faults(found) == []
         assert len(found) == PROCESSES * TASKS * MESSAGES
-        window = storage.sync.conversations.window("shared", last=10)
+        window = storage.conversations.window("shared", last=10)
         assert [message["content"] for message in window or []] == found[-10:]
 
 
 def test_control_a_list_that_is_read_and_written_back_loses_messages(url: str) -> None:
     together(READ_MODIFY_WRITE, url, 2)
     with UnifiedStorage(url) as storage:
-        assert len(storage.sync.kv.get("shared")) < 2 * TASKS * MESSAGES
+        assert len(storage.kv.get("shared")) < 2 * TASKS * MESSAGES
