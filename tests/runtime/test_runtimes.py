@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from ambidex.core.dual import drive
-from ambidex.core.runtime import Runtime
+from ambidex.core.runtime import Runtime, check_deadline, current_deadline, deadline
+from ambidex.errors import DeadlineExceeded
 from ambidex.runtime.aio import AsyncRuntime
 from ambidex.runtime.blocking import BlockingRuntime
 
@@ -206,6 +208,51 @@ def test_a_cancelled_waiter_does_not_end_the_flight() -> None:
         return await second
 
     assert asyncio.run(main()) == "done"
+
+
+def test_a_waiter_of_a_flight_has_its_own_deadline(mode: tuple[Runtime, Run]) -> None:
+    """The one with less time is refused at its deadline, and the runner goes on."""
+    runtime, run = mode
+
+    async def work() -> str:
+        await runtime.sleep(0.6)
+        return "done"
+
+    async def patient() -> str:
+        return await runtime.single_flight("key", work)
+
+    async def hurried() -> str:
+        await runtime.sleep(0.1)  # let the other begin
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded) as caught, deadline(0.1):
+            await runtime.single_flight("key", work)
+        assert time.monotonic() - began < 0.4
+        return str(caught.value.applied)
+
+    assert run(_together(runtime, [patient, hurried])) == ["done", "no"]
+
+
+def test_the_short_deadline_of_a_runner_is_not_that_of_the_others(mode: tuple[Runtime, Run]) -> None:
+    runtime, run = mode
+    runs: list[int] = []
+
+    async def work() -> str:
+        runs.append(1)
+        await runtime.sleep(0.3)
+        check_deadline(current_deadline(100), "it")
+        return "done"
+
+    async def hurried() -> str:
+        with pytest.raises(DeadlineExceeded), deadline(0.2):
+            await runtime.single_flight("key", work)
+        return "refused"
+
+    async def patient() -> str:
+        await runtime.sleep(0.1)
+        return await runtime.single_flight("key", work)
+
+    assert run(_together(runtime, [hurried, patient, patient])) == ["refused", "done", "done"]
+    assert len(runs) == 2
 
 
 def test_an_interrupted_runner_hands_its_flight_on() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
+from ambidex.core.ports import Capability
+from tests.services.catalogue import KINDS
 
 Body = Callable[[Any], Awaitable[Any]]
 Run = Callable[[Body], Any]
@@ -45,25 +49,99 @@ async def _iterated(items: Any) -> AsyncIterator[Any]:
         yield item
 
 
-@pytest.fixture(params=["memory", "sqlite", "split"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:
-    """Everything in memory; everything in one SQLite file; records and index in two files without one transaction."""
-    if request.param == "memory":
-        made = UnifiedStorage("memory://")
-    elif request.param == "sqlite":
-        made = UnifiedStorage(f"sqlite:///{tmp_path}/all.db")
-    else:
-        made = UnifiedStorage(f"sqlite:///{tmp_path}/records.db", search=f"sqlite:///{tmp_path}/index.db")
-    yield made
-    made.close()
+_numbers = count()
+
+EMBEDDED = ("memory", "sqlite", "split")
+"""Everything in memory; everything in one SQLite file; records and index in two files without one transaction."""
+
+SERVERS = ("postgres", "redis")
+"""A server, with the index in a file where it has no search."""
+
+
+def open_place(kind: str, url: str, folder: Path) -> UnifiedStorage:
+    """Return a storage of one kind; ``url`` is the server's, for those that have one."""
+    if kind == "memory":
+        return UnifiedStorage("memory://")
+    if kind == "sqlite":
+        return UnifiedStorage(f"sqlite:///{folder}/all.db")
+    if kind == "split":
+        return UnifiedStorage(f"sqlite:///{folder}/records.db", search=f"sqlite:///{folder}/index.db")
+    whole = UnifiedStorage(url)
+    if Capability.SEARCH in whole._core.configured():
+        return whole
+    return UnifiedStorage(url, search=f"sqlite:///{folder}/index.db")
+
+
+def _served(kind: str) -> Iterator[str]:
+    flavour = KINDS[kind].flavours[0]
+    if reason := KINDS[kind].unavailable(flavour):
+        pytest.skip(f"{kind}: {reason}")
+    with KINDS[kind].create(flavour) as service:
+        yield service.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """One flavour is enough: the contract of the ports has run on all of them."""
+    for url in _served("postgres"):
+        yield f"{url}?schema=stores"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """See :func:`postgres_url`."""
+    for url in _served("redis"):
+        yield f"{url}?durability=relaxed"
+
+
+class Port:
+    """A port with other methods in the place of its own; what guards a server's port stays beneath."""
+
+    def __init__(self, port: Any, **methods: Any) -> None:
+        self._port = port
+        self.__dict__ |= methods
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+
+@pytest.fixture(params=[*EMBEDDED, *SERVERS])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:
+    """Where things are kept, bound to no tenant."""
+    url = request.getfixturevalue(f"{request.param}_url") if request.param in SERVERS else ""
+    with closing(open_place(request.param, url, tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def storage(place: UnifiedStorage, own: str) -> UnifiedStorage:
+    """The place; on a server bound to a tenant that no other test uses, because servers outlive a test."""
+    return place.tenant(own) if place.settings.url.backend in SERVERS else place
+
+
+@pytest.fixture
+def own() -> str:
+    """A name that no other test has."""
+    return f"test-{next(_numbers)}"
 
 
 @pytest.fixture(params=["sync", "async"])
 def run(request: pytest.FixtureRequest, storage: UnifiedStorage) -> Run:
     """Run a body with the storage's face of one mode."""
+    return in_mode(request.param, storage)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run_unbound(request: pytest.FixtureRequest, place: UnifiedStorage) -> Run:
+    """Run a body with the place's face of one mode, which can be bound to tenants."""
+    return in_mode(request.param, place)
+
+
+def in_mode(mode: str, storage: UnifiedStorage) -> Run:
+    """Return what runs a body with the storage's face of a mode."""
 
     def both(body: Body) -> Any:
-        if request.param == "sync":
+        if mode == "sync":
             return drive(body(Awaited(storage.sync)))  # type: ignore[arg-type]
         return asyncio.run(body(storage.aio))  # type: ignore[arg-type]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,14 @@ from ambidex import UnifiedStorage
 from ambidex.core.ports import Hit
 from ambidex.errors import Unavailable
 from ambidex.stores.cache import QueryCache
-from tests.stores.conftest import Run
+from tests.stores.conftest import EMBEDDED, Run, open_place
+
+
+@pytest.fixture(params=EMBEDDED)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:
+    """Where the search stands itself; a server without search adds nothing to it."""
+    with closing(open_place(request.param, "", tmp_path)) as made:
+        yield made
 
 
 def count_queries(storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from ambidex import UnifiedStorage
 from ambidex.errors import InvalidQuery, Unavailable
-from tests.stores.conftest import Run
+from tests.stores.conftest import Port, Run
 
 EMPTY = {"vector_results": [], "conversation_context": [], "combined_relevance": 0.0}
 
@@ -69,9 +69,10 @@ def test_a_failure_gives_the_empty_result_and_a_line(
 
     for face in (storage.sync, storage.aio):
         if part == "search":
-            monkeypatch.setattr(face._index._port, "query", broken, raising=False)
+            monkeypatch.setattr(face._index, "_port", Port(face._index._port, query=broken))
         else:
-            monkeypatch.setattr(face._conversations._log, "tail", broken, raising=False)
+            room = face._conversations
+            monkeypatch.setattr(room, "_log", Port(room._log, tail=broken))
 
     async def body(s: Any) -> None:
         await s.store_document("zebra")

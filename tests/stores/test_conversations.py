@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
 from ambidex.core.ports import Event
-from ambidex.errors import InvalidKey, InvalidQuery, NotFound, Unavailable, UnsupportedValue
-from tests.stores.conftest import Run
+from ambidex.errors import InvalidKey, InvalidQuery, NotFound, Unavailable, UnsupportedValue, ValueTooLarge
+from tests.stores.conftest import Port, Run
 
 
 def user(text: str, **more: Any) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def test_a_reset_that_was_interrupted_is_finished_by_the_next_operation(
             raise Unavailable("killed here")
         return await append(stream, entries, ttl_ms)
 
-    monkeypatch.setattr(chat._log, "append", dying, raising=False)
+    monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
     with pytest.raises(Unavailable):
         chat.reset("c")
     monkeypatch.undo()
@@ -228,7 +229,7 @@ def test_a_save_that_was_interrupted_leaves_the_old_conversation(
         raise Unavailable("killed here")
 
     for _ in range(2):
-        monkeypatch.setattr(chat._log, "append", dying, raising=False)
+        monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
         with pytest.raises(Unavailable):
             chat.save("c", [user("lost")])
         monkeypatch.undo()
@@ -288,15 +289,15 @@ def test_statistics_metadata_and_the_active_list(run: Run) -> None:
     run(body)
 
 
-def test_tenants_do_not_see_each_other(run: Run) -> None:
+def test_tenants_do_not_see_each_other(run_unbound: Run, own: str) -> None:
     async def body(s: Any) -> None:
-        await s.tenant("a").conversations.append("c", user("of a"))
-        await s.tenant("b").conversations.append("c", user("of b"))
-        assert texts(await s.tenant("a").conversations.get("c")) == ["of a"]
-        assert await s.conversations.get("c") is None
-        assert await s.tenant("b").conversations.list_active() == ["c"]
+        await s.tenant(f"{own}a").conversations.append("c", user("of a"))
+        await s.tenant(f"{own}b").conversations.append("c", user("of b"))
+        assert texts(await s.tenant(f"{own}a").conversations.get("c")) == ["of a"]
+        assert await s.tenant(own).conversations.get("c") is None
+        assert await s.tenant(f"{own}b").conversations.list_active() == ["c"]
 
-    run(body)
+    run_unbound(body)
 
 
 def test_the_last_answer_is_indexed(run: Run) -> None:
@@ -341,7 +342,7 @@ def test_an_indexing_failure_only_warns(
 
     rooms: list[Any] = [storage.sync._conversations, storage.aio._conversations]
     for room in rooms:
-        monkeypatch.setattr(room._index._port, "index", broken, raising=False)
+        monkeypatch.setattr(room._index, "_port", Port(room._index._port, index=broken))
 
     async def body(s: Any) -> None:
         await s.save_conversation("c", [user("hi"), {"role": "assistant", "content": "ho"}])
@@ -360,8 +361,8 @@ def test_failures_of_the_storage(
         raise Unavailable("the log is away")
 
     for face in (storage.sync, storage.aio):
-        for name in ("append", "tail", "range"):
-            monkeypatch.setattr(face._conversations._log, name, broken, raising=False)
+        room = face._conversations
+        monkeypatch.setattr(room, "_log", Port(room._log, append=broken, tail=broken, range=broken))
 
     async def body(s: Any) -> None:
         with pytest.raises(Unavailable):
@@ -517,6 +518,175 @@ def test_concurrent_saves_end_with_one_of_them_whole(storage: UnifiedStorage) ->
     assert len(set(found[1:])) == 1
     assert texts(storage.sync.conversations.get("c")) == [found[0], *found[-20:]]
     assert found[1].startswith(f"{found[0]}-")
+
+
+class Counted:
+    """A port that notes each call with the size of what it is given and gives."""
+
+    def __init__(self, port: Any, calls: list[tuple[str, int, int]]) -> None:
+        self._port, self._calls = port, calls
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+
+        async def noted(*args: Any) -> Any:
+            result = await method(*args)
+            given = sum(len(arg) for arg in args if isinstance(arg, list))
+            self._calls.append((name, given, len(result) if isinstance(result, list) else 1))
+            return result
+
+        return noted
+
+
+def test_what_a_turn_asks_of_the_backend_does_not_grow_with_the_conversation(
+    storage: UnifiedStorage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of the ports, what goes in and what comes out, are those of a tenth as long a conversation."""
+    calls: list[tuple[str, int, int]] = []
+    for face in (storage.sync, storage.aio):
+        room: Any = face.conversations
+        monkeypatch.setattr(room, "_kv", Counted(room._kv, calls))
+        monkeypatch.setattr(room, "_log", Counted(room._log, calls))
+
+    async def turn(chat: Any, name: str) -> list[list[tuple[str, int, int]]]:
+        seen: list[list[tuple[str, int, int]]] = []
+        steps: list[Callable[[], Any]] = [
+            lambda: chat.append(name, user("more")),
+            lambda: chat.append(name, user("more"), ttl_hours=1),
+            lambda: chat.get(name),
+            lambda: chat.window(name, last=50, tokens=60),
+            lambda: chat.exists(name),
+        ]
+        for step in steps:
+            calls.clear()
+            await step()
+            seen.append(list(calls))
+        return seen
+
+    async def body(s: Any) -> None:
+        chat, costs = s.conversations, {}
+        for way in ("saved", "appended"):
+            for size in (100, 1000):
+                name = f"{way} {size}"
+                messages = [SYSTEM, *(user(f"message {n:4}") for n in range(size - 1))]
+                if way == "saved":
+                    await chat.save(name, messages)
+                else:
+                    for start in range(0, size, 50):
+                        await chat.append(name, *messages[start : start + 50])
+                costs[way, size] = await turn(chat, name)
+        for way in ("saved", "appended"):
+            assert costs[way, 1000] == costs[way, 100]
+            assert all(len(step) <= 5 and sum(out for _, _, out in step) < 100 for step in costs[way, 1000])
+            assert costs[way, 1000][0] == [("append", 1, 1)]
+        calls.clear()
+        assert len(await chat.history("saved 1000")) == 1002  # control: what reads it all shows in this count
+        assert sum(out for _, _, out in calls) > 1000
+
+    run(body)
+
+
+CHATS = [
+    "../../etc/passwd",
+    "*",
+    "a:b",
+    "a%3Ab",
+    "%",
+    "{x}",
+    "'; DROP",
+    " ",
+    "\n",
+    "n\u00e9/\U0001f642",
+    "-",
+    "_",
+    "chat:now:",
+]
+
+
+def test_hostile_names_are_only_names(run: Run) -> None:
+    async def body(s: Any) -> None:
+        chat = s.conversations
+        for n, name in enumerate(CHATS):
+            await chat.append(name, SYSTEM, user(str(n)))
+            await chat.set_metadata(name, n=n)
+        assert sorted(await chat.list_active()) == sorted(CHATS)
+        for n, name in enumerate(CHATS):
+            assert texts(await chat.get(name)) == ["be kind", str(n)]
+            assert await chat.metadata(name) == {"n": n}
+            assert name in await chat.list_active(prefix=name)
+        assert await chat.list_active(prefix="*") == ["*"]
+        assert await chat.delete("*")
+        assert len(await chat.list_active()) == len(CHATS) - 1
+
+    run(body)
+
+
+TEXTS = [
+    "",
+    " ",
+    "\r\n\t\x01\x7f",
+    "'; DROP TABLE ambidex_events; --",
+    "$1 ? :x %s {0} \\",
+    "\u202e\ufeff",
+    "\U0001f642" * 5,
+    "e\u0301",
+    "null",
+    "[]",
+]
+
+
+def test_hostile_messages_come_back_as_they_are(run: Run) -> None:
+    odd: dict[str, Any] = {
+        "role": "tool\n'",
+        "content": "x",
+        "deep": {"'; --": [{}, [], "", None, 2**63 - 1, -0.5]},
+        "": "",
+        "m": None,
+    }
+
+    async def body(s: Any) -> None:
+        messages = [*map(user, TEXTS), odd, user([{"type": "text", "text": text} for text in TEXTS])]  # type: ignore[arg-type]
+        await s.conversations.append("c", *messages)
+        assert await s.conversations.history("c") == messages
+        await s.save_conversation("c", messages)
+        assert await s.get_conversation("c") == messages
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda chat: chat.append("c", "text"), UnsupportedValue),
+        (lambda chat: chat.append("c", user("good"), user("a\0b")), UnsupportedValue),
+        (lambda chat: chat.append("a\0", user("x")), InvalidKey),
+        (lambda chat: chat.append("\ud800", user("x")), InvalidKey),
+        (lambda chat: chat.append("c", user("x"), ttl_hours="1"), InvalidQuery),
+        (lambda chat: chat.set_metadata("c", a="a\0b"), UnsupportedValue),
+        (lambda chat: chat.set_metadata("c", a=float("inf")), UnsupportedValue),
+        (lambda chat: chat.list_active(limit=0), InvalidQuery),
+        (lambda chat: chat.fork("c", new_chat_id="", ttl_hours=1), InvalidKey),
+        (lambda chat: chat.fork("c", at=7), NotFound),
+    ],
+    ids=range(10),
+)
+def test_what_cannot_be_kept_is_refused_and_changes_nothing(run: Run, call: Any, error: Any) -> None:
+    async def body(s: Any) -> None:
+        await s.conversations.append("c", user("kept"))
+        with pytest.raises(error):
+            await call(s.conversations)
+        assert texts(await s.conversations.history("c")) == ["kept"]
+        assert await s.conversations.metadata("c") == {}
+        assert await s.conversations.list_active() == ["c"]
+
+    run(body)
+
+
+def test_a_message_that_is_too_large_is_refused() -> None:
+    with UnifiedStorage("memory://", max_value_bytes=1_000) as storage:
+        with pytest.raises(ValueTooLarge):
+            storage.conversations.append("c", user("good"), user("x" * 1_000))
+        assert not storage.conversations.exists("c")
 
 
 def test_the_detecting_room_answers_by_mode(storage: UnifiedStorage) -> None:

@@ -7,15 +7,25 @@ first use, so one runtime serves many loops.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from ambidex.core.runtime import current_deadline, remaining
+from ambidex.errors import DeadlineExceeded
 from ambidex.runtime.loops import PerLoop
 
 __all__ = ["AsyncRuntime"]
 
 T = TypeVar("T")
+
+
+class _Flight(NamedTuple):
+    """One call in progress, and the deadline of the task that began it."""
+
+    task: asyncio.Task[Any]
+    until: float
 
 
 class AsyncRuntime:
@@ -24,7 +34,7 @@ class AsyncRuntime:
     blocking = False
 
     def __init__(self) -> None:
-        self._flights: PerLoop[dict[Hashable, asyncio.Task[Any]]] = PerLoop(dict)
+        self._flights: PerLoop[dict[Hashable, _Flight]] = PerLoop(dict)
 
     async def sleep(self, seconds: float) -> None:
         """Let the loop run other tasks for ``seconds``."""
@@ -48,16 +58,27 @@ class AsyncRuntime:
     async def single_flight(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """Run ``call`` in one task for all who ask meanwhile.
 
-        A waiter that is cancelled does not cancel the others.
+        A waiter that is cancelled, or whose deadline passes, does not cancel the others.
         """
-        flights = self._flights.get()
-        task = flights.get(key)
-        if task is None or task is asyncio.current_task():
-            if task is not None:
-                return await call()  # asked from inside its own flight: waiting for itself would never end
-            task = flights[key] = asyncio.ensure_future(_run(call))
+        flights, until = self._flights.get(), current_deadline(math.inf)
+        flight = flights.get(key)
+        if flight is None:
+            task = asyncio.ensure_future(_run(call))
+            flights[key] = _Flight(task, until)
             task.add_done_callback(lambda done: _finish(flights, key, done))
-        return await asyncio.shield(task)
+            return await asyncio.shield(task)  # what it calls ends it at the deadline, which is this caller's
+        if flight.task is asyncio.current_task():
+            return await call()  # asked from inside its own flight: waiting for itself would never end
+        if until < flight.until:
+            await asyncio.wait({flight.task}, timeout=max(remaining(until), 0.0))
+            if not flight.task.done():
+                raise DeadlineExceeded("the deadline passed while another task was asking the same", applied="no")
+        try:
+            return await asyncio.shield(flight.task)
+        except DeadlineExceeded:
+            if flight.until >= until:
+                raise
+            return await self.single_flight(key, call)  # it had less time than this caller has
 
     async def offload(self, call: Callable[[], T]) -> T:
         """Run the function in the loop's default executor."""
@@ -68,7 +89,7 @@ async def _run(call: Callable[[], Awaitable[T]]) -> T:
     return await call()
 
 
-def _finish(flights: dict[Hashable, asyncio.Task[Any]], key: Hashable, done: asyncio.Task[Any]) -> None:
+def _finish(flights: dict[Hashable, _Flight], key: Hashable, done: asyncio.Task[Any]) -> None:
     flights.pop(key, None)
     if not done.cancelled():
         done.exception()  # mark it retrieved: every waiter may have been cancelled

@@ -6,11 +6,15 @@ be driven by ``send(None)``.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+
+from ambidex.core.runtime import current_deadline, remaining
+from ambidex.errors import DeadlineExceeded
 
 __all__ = ["BlockingRuntime"]
 
@@ -23,6 +27,7 @@ class _Flight:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.owner = threading.get_ident()
+        self.until = current_deadline(math.inf)
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -49,7 +54,7 @@ class BlockingRuntime:
         return [await call() for call in calls]
 
     async def single_flight(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
-        """Let one thread run ``call``; threads that come meanwhile wait for its outcome.
+        """Let one thread run ``call``; threads that come meanwhile wait for its outcome, until their own deadline.
 
         A thread that asks again for a key it is already computing runs the call itself instead of waiting for itself.
         """
@@ -61,12 +66,16 @@ class BlockingRuntime:
         if not mine:
             if flight.owner == threading.get_ident():
                 return await call()
-            flight.done.wait()
+            until = current_deadline(math.inf)
+            if not flight.done.wait(min(max(remaining(until), 0.0), threading.TIMEOUT_MAX)):
+                raise DeadlineExceeded("the deadline passed while another thread was asking the same", applied="no")
             if flight.error is None:
                 return flight.result  # type: ignore[no-any-return]  # flights of all types share one table
-            if isinstance(flight.error, Exception):
+            hurried = isinstance(flight.error, DeadlineExceeded) and flight.until < until
+            if isinstance(flight.error, Exception) and not hurried:
                 raise flight.error
-            return await self.single_flight(key, call)  # the runner was interrupted, not refused: run it here
+            # The runner was interrupted, or had less time than this caller has, which refuses nothing: run it here.
+            return await self.single_flight(key, call)
         try:
             flight.result = await call()
         except BaseException as error:

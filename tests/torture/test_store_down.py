@@ -1,0 +1,238 @@
+"""The server behind the stores is killed or frozen: reads degrade, writes are refused, health says which; then back."""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ambidex import UnifiedStorage
+from ambidex.core.dual import drive
+from ambidex.errors import AmbidexError
+from tests.services import PostgresServer, RedisOptions, RedisServer, postgres
+from tests.services.handle import Server
+from tests.stores.conftest import Awaited
+from tests.torture.redis_support import server_flavour, timed, timed_async
+
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(300)]
+
+TIMEOUT = 0.5
+"""The deadline of a call, in seconds."""
+PROBE = 2.0
+"""The deadline of a health check's probe, in seconds."""
+GRACE = 1.0
+"""What a busy machine may add; far below what waiting for a frozen server without a deadline takes."""
+RETURN = 2.0
+"""Within so many seconds of the server's return everything works again."""
+
+EMPTY = {"vector_results": [], "conversation_context": [], "combined_relevance": 0.0}
+MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the otter"}]
+
+
+@pytest.fixture(scope="module", params=["postgres", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that keeps what it acknowledged when it is killed."""
+    made: Server
+    if request.param == "redis":
+        made = RedisServer(server_flavour(), options=RedisOptions(appendonly=True, appendfsync="always"))
+    else:
+        if reason := postgres.unavailable("wheel"):
+            pytest.skip(f"postgres: {reason}")
+        made = PostgresServer("wheel")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def storage(server: Server, tmp_path: Path) -> Iterator[UnifiedStorage]:
+    """Conversations and documents on the server, the search in a file; a tenant that no other test uses."""
+    storage = UnifiedStorage(server.url, search=f"sqlite:///{tmp_path}/index.db", timeout=TIMEOUT)
+    yield storage.tenant(tmp_path.name)
+    storage.close()
+
+
+class Fault:
+    """One way to be away, and how it ends."""
+
+    def __init__(self, name: str, server: Server) -> None:
+        self.name, self._server = name, server
+
+    def begin(self) -> None:
+        (self._server.kill if self.name == "killed" else self._server.pause)()
+
+    def end(self) -> None:
+        if self.name == "killed":
+            self._server.start()
+        else:
+            self._server.resume()
+
+
+@pytest.fixture(params=["killed", "frozen"])
+def fault(request: pytest.FixtureRequest, server: Server) -> Iterator[Fault]:
+    fault = Fault(request.param, server)
+    yield fault
+    fault.end()  # also where the test failed in between; ending twice is harmless
+
+
+def writes(face: Any) -> dict[str, Callable[[], Any]]:
+    """Every way to write that the server stands behind."""
+    chat, documents = face.conversations, face.documents
+    return {
+        "save": lambda: face.save_conversation("c", MESSAGES),
+        "append": lambda: chat.append("c", MESSAGES[0]),
+        "extend": lambda: chat.extend("c"),
+        "reset": lambda: chat.reset("c"),
+        "set_metadata": lambda: chat.set_metadata("c", a=1),
+        "delete": lambda: chat.delete("c"),
+        "store": lambda: face.store_document("an otter", {"path": "new"}),
+        "batch": lambda: face.batch_store_documents(["one", "two"]),
+        "update": lambda: documents.update("id", "text"),
+        "documents.delete": lambda: documents.delete("id"),
+    }
+
+
+def strict_reads(face: Any) -> dict[str, Callable[[], Any]]:
+    """Reads that have nothing to fall back on."""
+    chat, documents = face.conversations, face.documents
+    return {
+        "strict": lambda: face.get_conversation("c", strict=True),
+        "window": lambda: chat.window("c"),
+        "history": lambda: chat.history("c"),
+        "list_active": chat.list_active,
+        "statistics": lambda: chat.statistics("c"),
+        "documents.get": lambda: documents.get("id"),
+        "documents.list": documents.list,
+    }
+
+
+async def pause(mode: str) -> None:
+    if mode == "async":
+        await asyncio.sleep(0.02)
+    else:
+        threading.Event().wait(0.02)
+
+
+async def clocked(mode: str, call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and outcome of a call; in synchronous code it is done when it returns."""
+    if mode == "async":
+        return await timed_async(call)
+    return timed(lambda: drive(call()))
+
+
+def run(mode: str, storage: UnifiedStorage, body: Callable[[Any], Any]) -> None:
+    if mode == "sync":
+        drive(body(Awaited(storage.sync)))
+        return
+
+    async def main() -> None:
+        await body(storage.aio)
+        await storage.aio.close()
+
+    asyncio.run(main())
+
+
+async def while_away(mode: str, face: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert what each operation gives while the server is away, and that each ends."""
+    degraded = {
+        "get_conversation": (lambda: face.get_conversation("c"), None),
+        "search_context": (lambda: face.search_context("otter", "c"), EMPTY),
+    }
+    for name, (call, expected) in degraded.items():
+        caplog.clear()
+        seconds, outcome = await clocked(mode, call)
+        assert outcome == expected, name
+        assert seconds < TIMEOUT + GRACE, name
+        assert [record.levelname for record in caplog.records].count("ERROR") == 1, name
+    for name, call in {**strict_reads(face), **writes(face)}.items():
+        seconds, outcome = await clocked(mode, call)
+        assert isinstance(outcome, AmbidexError), (name, outcome)
+        assert seconds < TIMEOUT + GRACE, name
+    # what stands in the file works on
+    found = await face.search_context("otter")
+    assert len(found["vector_results"]) == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_reads_degrade_writes_are_refused_and_all_is_back_soon(
+    mode: str, storage: UnifiedStorage, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ambidex")
+
+    async def back(face: Any) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                await face.conversations.append("c", {"role": "user", "content": "again"})
+                break
+            except AmbidexError:
+                assert time.monotonic() - began < RETURN + GRACE
+                await pause(mode)
+        assert time.monotonic() - began < RETURN + GRACE
+        kept = [message["content"] for message in await face.get_conversation("c")]
+        assert kept[:2] == ["hi", "the otter"]
+        assert kept[-1] == "again"
+        assert await face.store_document("a newt")
+        assert len((await face.search_context("newt", "c"))["vector_results"]) == 1
+
+    async def body(face: Any) -> None:
+        await face.conversations.delete("c")
+        await face.save_conversation("c", MESSAGES)
+        assert len(await face.get_conversation("c")) == 2
+        fault.begin()
+        await while_away(mode, face, caplog)
+        fault.end()
+        await back(face)
+
+    run(mode, storage, body)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_health_check_says_which_capabilities_are_down(mode: str, storage: UnifiedStorage, fault: Fault) -> None:
+    """Every capability has an entry; those in the file are well all the time."""
+
+    async def body(face: Any) -> None:
+        well = await face.health_check()
+        assert {str(capability) for capability in storage._core.configured()} == set(well)
+        assert {"kv", "log", "search"} <= set(well)
+        assert all(well.values())
+        fault.begin()
+        for _ in range(2):
+            seconds, health = await clocked(mode, face.health_check)
+            assert seconds < PROBE + GRACE
+            assert health == {name: name == "search" for name in well}
+        fault.end()
+        began = time.monotonic()
+        while not all((await face.health_check()).values()):
+            assert time.monotonic() - began < RETURN + GRACE
+            await pause(mode)
+        assert await face.health_check() == well
+
+    run(mode, storage, body)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_health_check_before_anything_was_opened(mode: str, storage: UnifiedStorage, fault: Fault) -> None:
+    async def body(face: Any) -> None:
+        fault.begin()
+        seconds, health = await clocked(mode, face.health_check)
+        assert seconds < PROBE + GRACE
+        assert [name for name, good in health.items() if good] == ["search"]
+
+    run(mode, storage, body)
+
+
+def test_control_a_frozen_server_accepts_and_never_answers(server: Server) -> None:
+    """Nothing but a deadline ends such a wait: the kernel says that all is well."""
+    server.pause()
+    try:
+        with socket.create_connection(server.address, timeout=TIMEOUT) as bare:
+            bare.sendall(b"PING\r\n" if isinstance(server, RedisServer) else b"\0\0\0\x08\x04\xd2\x16\x2f")
+            with pytest.raises(TimeoutError):
+                bare.recv(1)
+    finally:
+        server.resume()
