@@ -24,7 +24,7 @@ from ambidex.core.runtime import Runtime
 from ambidex.errors import CapabilityMissing, ConfigurationError
 from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
-from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
+from ambidex.settings import OVERRIDES, BackendUrl, Settings, extra_for, register_scheme
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
 from ambidex.stores.deferred import deferring
@@ -111,7 +111,9 @@ class _Core:
             return leaf
         found = self._deferring.get((id(backend), blocking))
         # setdefault, because stores compare leaves to see whether one backend holds two things
-        return found or self._deferring.setdefault((id(backend), blocking), deferring(leaf, self.outbox(blocking)))
+        return found or self._deferring.setdefault(
+            (id(backend), blocking), deferring(leaf, self.outbox(blocking), self._place(backend))
+        )
 
     def _plain(self, backend: Backend, blocking: bool) -> Leaf:
         leaf = backend.blocking if blocking else backend.aio
@@ -145,8 +147,13 @@ class _Core:
             outbox = self._outboxes.setdefault(blocking, made)
         return outbox
 
-    def _target(self, blocking: bool, port: str) -> Target:
-        backend = self.backend(Capability(port))
+    def _place(self, backend: Backend) -> str:
+        """Return the first of the capabilities that are placed on a backend: its name in the outbox."""
+        places = self.settings.overrides
+        return next(name for name in OVERRIDES if name in places and self._backends.get(places[name]) is backend)
+
+    def _target(self, blocking: bool, place: str) -> Target:
+        backend = self.backend(Capability(place))
         return Target(self._plain(backend, blocking), backend.capabilities, backend.name)
 
     def _protected(self, backend: Backend, leaf: Leaf, blocking: bool) -> Leaf:

@@ -93,7 +93,8 @@ def _refusal(port: str, what: str) -> CapabilityMissing:
 class _Port:
     """A port whose methods look whether they are inside a unit; each is made at its first use."""
 
-    def __init__(self, name: str, inner: Any, outbox: Outbox) -> None:
+    def __init__(self, place: str, name: str, inner: Any, outbox: Outbox) -> None:
+        self._place = place
         self._name, self._inner, self._outbox = name, inner, outbox
         self._writes = _WRITES[name](inner)
 
@@ -129,22 +130,23 @@ class _Port:
             )
         if name in _REFUSED[self._name]:
             raise _refusal(self._name, name)
-        self._outbox.check(self._name)
+        self._outbox.check(self._place, self._name)
         data, result = await getattr(self._writes, name)(*args, **kwargs)
-        unit.entries.append(Entry(self._name, name, data))
+        unit.entries.append(Entry(self._place, self._name, name, data))
         return result
 
 
 class DeferringLeaf:
     """A leaf whose ports look whether they are inside a unit; its other attributes are those of the leaf itself."""
 
-    def __init__(self, leaf: Leaf, outbox: Outbox) -> None:
+    def __init__(self, leaf: Leaf, outbox: Outbox, place: str) -> None:
+        self._place = place
         self._leaf, self._outbox = leaf, outbox
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._leaf, name)
         if name in _READS:
-            value = self.__dict__[name] = _Port(name, value, self._outbox)
+            value = self.__dict__[name] = _Port(self._place, name, value, self._outbox)
         return value
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
@@ -157,6 +159,6 @@ class DeferringLeaf:
         return self._leaf.transaction()
 
 
-def deferring(leaf: Leaf, outbox: Outbox) -> Leaf:
-    """Return ``leaf`` with an outbox before its writes."""
-    return cast("Leaf", DeferringLeaf(leaf, outbox))
+def deferring(leaf: Leaf, outbox: Outbox, place: str) -> Leaf:
+    """Return ``leaf`` with an outbox before its writes; ``place`` is a capability that is placed on its backend."""
+    return cast("Leaf", DeferringLeaf(leaf, outbox, place))

@@ -12,6 +12,7 @@ row that touches the same key still waits.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import random
@@ -56,16 +57,18 @@ _HOPELESS = (UnsupportedValue, InvalidKey, InvalidQuery)
 class Entry(NamedTuple):
     """One write to another backend, as data."""
 
+    place: str
+    """A capability that is placed on that backend; its leaf's ports may serve others, too."""
     port: str
     method: str
     args: list[Any]
 
-    def touches(self) -> list[tuple[str, str]]:
+    def touches(self) -> list[tuple[str, ...]]:
         """Return what has an order: keys, streams and namespaces of an index."""
+        names = [self.args[0]]
         if self.port == "kv" and self.method != "put":
-            keys = self.args[0]
-            return [("kv", key if self.method == "delete_many" else key[0]) for key in keys]
-        return [(self.port, self.args[0])]
+            names = [key if self.method == "delete_many" else key[0] for key in self.args[0]]
+        return [(self.place, self.port, name) for name in names]
 
 
 class Unit:
@@ -77,7 +80,7 @@ class Unit:
 
 
 class Target(NamedTuple):
-    """Where entries of one port go."""
+    """Where entries go."""
 
     leaf: Leaf
     capabilities: frozenset[Capability]
@@ -109,7 +112,7 @@ class _Waiting(NamedTuple):
     at: int
     entries: list[Entry]
 
-    def touches(self) -> set[tuple[str, str]]:
+    def touches(self) -> set[tuple[str, ...]]:
         return {touched for entry in self.entries for touched in entry.touches()}
 
 
@@ -119,7 +122,7 @@ class Outbox:
     Args:
         home: the leaf whose transactions carry the rows.
         capabilities: what its backend can do.
-        target: gives the backend of a port, as it is without an outbox.
+        target: gives the backend of a place, as it is without an outbox.
         runtime: the services of the mode.
         shared: the same for both modes.
     """
@@ -163,13 +166,13 @@ class Outbox:
         if row is not None:
             await self._after(row)
 
-    def check(self, port: str) -> None:
+    def check(self, place: str, port: str) -> None:
         """Refuse to defer what could not be kept here, or could not be applied exactly once there.
 
         Raises:
             CapabilityMissing: one of the backends cannot; the message names it and the remedy.
         """
-        target = self._target(port)
+        target = self._target(place)
         if Capability.KV not in self._capabilities:
             raise CapabilityMissing(
                 f"the backend of transactions has no key-value to keep a write to {target.name!r} in until the commit; "
@@ -272,14 +275,14 @@ class Outbox:
 
     async def _replay(self, force: bool) -> int:
         done, after = 0, None
-        failed, blocked = set[str](), set[tuple[str, str]]()
+        failed, blocked = set[str](), set[tuple[str, ...]]()
         while True:
             keys, after = await self._home.kv.scan(_ROW, after, _PAGE)
             rows = await self._read(sorted(keys))
             leases = await self._home.kv.get_many([_LEASE + row.name for row in rows]) if rows else []
             for row, lease in zip(rows, leases, strict=True):
-                ports, touched = {entry.port for entry in row.entries}, row.touches()
-                if (lease is not None and not force) or ports & failed or touched & blocked:
+                places, touched = {entry.place for entry in row.entries}, row.touches()
+                if (lease is not None and not force) or places & failed or touched & blocked:
                     blocked |= touched
                     self._look_within(_RECOVER_SOON)
                     continue
@@ -287,7 +290,7 @@ class Outbox:
                     done += int(await self._apply(row))
                 except AmbidexError as error:
                     _log.warning("what a unit left for other backends waits on: %s", error)
-                    failed |= ports
+                    failed |= places
                     blocked |= touched
                     self._look_within(_RECOVER_SOON)
                 if not force:
@@ -300,12 +303,12 @@ class Outbox:
     async def _apply(self, row: _Waiting) -> bool:
         """Apply what was not applied of a row and delete it; False where its entries can never be applied."""
         groups = [
-            (port, [(f"{row.name}:{at}", _aged(entry, row.at)) for at, entry in group])
-            for port, group in itertools.groupby(enumerate(row.entries), key=lambda one: one[1].port)
+            (place, [(f"{row.name}:{at}", _aged(entry, row.at)) for at, entry in group])
+            for place, group in itertools.groupby(enumerate(row.entries), key=lambda one: one[1].place)
         ]
         hopeless = False
-        for port, named in groups:
-            target = self._target(port)
+        for place, named in groups:
+            target = self._target(place)
             try:
                 await self._apply_group(target, named)
             except _HOPELESS as error:
@@ -317,15 +320,15 @@ class Outbox:
         if hopeless:
             await kv.put(_ASIDE + row.name, _stored(row), None, When.ALWAYS)
         await kv.delete_many([_ROW + row.name, _LEASE + row.name])
-        for port, named in groups:
-            await self._settle(self._target(port), named)
+        for place, named in groups:
+            await self._settle(self._target(place), named)
         return not hopeless
 
     async def _apply_group(self, target: Target, named: list[tuple[str, Entry]]) -> None:
         once = target.once(named[0][1].port)
         if once is not None:
             for name, entry in named:
-                await self._insist(lambda name=name, entry=entry: once.apply(name, *entry))  # type: ignore[misc]
+                await self._insist(functools.partial(once.apply, name, *entry[1:]))
             return
         mark = _MARK + named[0][0]
 
@@ -360,7 +363,7 @@ class Outbox:
                 await target.leaf.kv.touch(_MARK + named[0][0], _SETTLED_MS)
                 return
             for name, entry in named:
-                await once.settle(name, *entry)
+                await once.settle(name, *entry[1:])
         except AmbidexError:
             pass  # they end by themselves after a month
 
