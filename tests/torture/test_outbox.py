@@ -135,9 +135,7 @@ def killed(code: str, places: tuple[str, str], first: int, *more: str, pause: fl
 
 def halves(storage: SyncStorage) -> tuple[set[int], list[int], set[int]]:
     """Return the steps on the main backend, those in the stream, and those by key."""
-    kept = {
-        step.id for page in storage.repository(Step).iterate() for step in ([page] if isinstance(page, Step) else page)
-    }
+    kept = {step.id for step in storage.repository(Step).iterate()}
     stream = [record.value for record in storage.events.iterate("steps")]
     keys = {int(key.removeprefix("step-")) for key in storage.kv.scan("step-")}
     return kept, stream, keys

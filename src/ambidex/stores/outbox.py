@@ -199,6 +199,7 @@ class Outbox:
                 older, whole = await self._older(row)
                 if not whole:  # many wait already: this one queues up
                     await self._home.kv.delete_many([_LEASE + row.name])
+                    self._look_within(_RECOVER_SOON)
                     await self.recover(force=False)
                     return
                 for waiting in (*older, row):
@@ -266,6 +267,7 @@ class Outbox:
             force: do not leave out those that another process is working on.
         """
         if not force and not await self._home.kv.put(_REPLAY, 1, _LEASE_MS, When.ABSENT):
+            self._look_within(_RECOVER_SOON)
             return 0
         try:
             return await self._replay(force)
