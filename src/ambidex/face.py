@@ -29,6 +29,7 @@ from ambidex.stores.documents import Documents
 from ambidex.stores.kv import TTL, KeyValue
 from ambidex.stores.log import Log
 from ambidex.stores.media import Media
+from ambidex.stores.outbox import Outbox
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
@@ -67,6 +68,10 @@ class Core(Protocol):
 
     def runtime(self, blocking: bool) -> Runtime:
         """Return the services of a mode."""
+        ...
+
+    def outbox(self, blocking: bool) -> Outbox:
+        """Return what runs units of work in a mode."""
         ...
 
     def configured(self) -> dict[Capability, Backend]:
@@ -285,15 +290,33 @@ class Face(Store):
 
         An exception undoes it; inside another transaction it is a savepoint. Works with ``with`` and ``async with``.
 
+        Writes to a capability that another backend has are kept in the transaction and made, once, after the commit:
+        ``kv.set``, ``set_many``, ``delete`` and ``delete_many``, ``events.append`` (whose place is 0, being unknown),
+        and all of the index. Until then reads show what that backend held before. Where it cannot be reached after the
+        commit, the unit counts as committed and the writes are made when it is back. See :meth:`recover`.
+
         Raises:
-            CapabilityMissing: the backend has no transactions.
+            CapabilityMissing: the backend has no transactions; or, from a write inside, its outcome on another backend
+                cannot be known before the commit.
             Conflict: another writer was faster; run the unit again.
             LeaseLost: it took longer than ``lease_timeout``; nothing was stored.
         """
-        leaf = self._core.leaf(Capability.TRANSACTIONS, self._is_blocking)
-        async with leaf.transaction():
+        outbox = self._core.outbox(self._is_blocking)
+        async with outbox.transaction():
             with unit():
                 yield
+
+    @operation
+    async def recover(self) -> int:
+        """Make the writes that committed transactions have left for other backends; return of how many transactions.
+
+        It happens by itself, too: at uses of those backends, at most every half minute. What a backend does not take
+        now stays for later.
+
+        Raises:
+            CapabilityMissing: the main backend has no transactions.
+        """
+        return await self._core.outbox(self._is_blocking).recover(force=True)
 
     @operation
     async def atomically(self, unit: Callable[[], Any], *, attempts: int = 5) -> Any:

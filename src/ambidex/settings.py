@@ -16,7 +16,7 @@ from ambidex.errors import ConfigurationError, redact
 
 __all__ = ["OVERRIDES", "SCHEMES", "BackendUrl", "Settings", "default_url"]
 
-OVERRIDES = ("records", "search", "blobs", "log", "locks")
+OVERRIDES = ("kv", "records", "search", "blobs", "log", "locks")
 """The capabilities that a keyword of ``UnifiedStorage`` can place on another backend."""
 
 SCHEMES: Mapping[str, str] = {

@@ -9,6 +9,7 @@ nothing, and everything opens by itself at first use in either mode, after a clo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -23,14 +24,16 @@ from ambidex.core.runtime import Runtime
 from ambidex.errors import CapabilityMissing, ConfigurationError
 from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
-from ambidex.settings import BackendUrl, Settings, extra_for, register_scheme
+from ambidex.settings import OVERRIDES, BackendUrl, Settings, extra_for, register_scheme
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
+from ambidex.stores.deferred import deferring
 from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
 from ambidex.stores.embedders import embedder_for
 from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
 from ambidex.stores.log import BlockingLog, DetectingLog, Log
 from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
+from ambidex.stores.outbox import Outbox, Shared, Target
 from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
 from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
@@ -70,6 +73,9 @@ class _Core:
         self.cache = QueryCache()
         self._backends: dict[BackendUrl, Backend] = {}
         self._leaves: dict[tuple[int, bool], Leaf] = {}
+        self._deferring: dict[tuple[int, bool], Leaf] = {}
+        self._outboxes: dict[bool, Outbox] = {}
+        self._shared = Shared()
         self._policies: dict[int, tuple[Any, Any]] = {}
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False
@@ -110,8 +116,55 @@ class _Core:
     def leaf(self, capability: Capability, blocking: bool) -> Leaf:
         """Return a colour of the backend for a capability; a remote one with retry and breaker around its ports."""
         backend = self.backend(capability)
+        leaf = self._plain(backend, blocking)
+        if not self._is_elsewhere(backend):
+            return leaf
+        found = self._deferring.get((id(backend), blocking))
+        # setdefault, because stores compare leaves to see whether one backend holds two things
+        return found or self._deferring.setdefault(
+            (id(backend), blocking), deferring(leaf, self.outbox(blocking), self._place(backend))
+        )
+
+    def _plain(self, backend: Backend, blocking: bool) -> Leaf:
         leaf = backend.blocking if blocking else backend.aio
         return self._protected(backend, leaf, blocking) if getattr(backend, "remote", False) else leaf
+
+    def _is_elsewhere(self, backend: Backend) -> bool:
+        """Tell whether a backend is another one than that of transactions, if there are transactions at all."""
+        if not self.settings.overrides:
+            return False
+        try:
+            return self.backend(Capability.TRANSACTIONS) is not backend
+        except (CapabilityMissing, ConfigurationError):
+            return False
+
+    def outbox(self, blocking: bool) -> Outbox:
+        """Return what runs units of work in a mode.
+
+        Raises:
+            CapabilityMissing: the main backend has no transactions.
+        """
+        outbox = self._outboxes.get(blocking)
+        if outbox is None:
+            home = self.backend(Capability.TRANSACTIONS)
+            made = Outbox(
+                self._plain(home, blocking),
+                home.capabilities,
+                functools.partial(self._target, blocking),
+                self.runtime(blocking),
+                self._shared,
+            )
+            outbox = self._outboxes.setdefault(blocking, made)
+        return outbox
+
+    def _place(self, backend: Backend) -> str:
+        """Return the first of the capabilities that are placed on a backend: its name in the outbox."""
+        places = self.settings.overrides
+        return next(name for name in OVERRIDES if name in places and self._backends.get(places[name]) is backend)
+
+    def _target(self, blocking: bool, place: str) -> Target:
+        backend = self.backend(Capability(place))
+        return Target(self._plain(backend, blocking), backend.capabilities, backend.name)
 
     def _protected(self, backend: Backend, leaf: Leaf, blocking: bool) -> Leaf:
         """Both colours share the breaker and the retry budget, because both speak to the same server."""

@@ -32,6 +32,7 @@ __all__ = [
     "KeyValuePort",
     "Leaf",
     "LogPort",
+    "OncePort",
     "Order",
     "PartialLeaf",
     "Put",
@@ -471,6 +472,33 @@ class BlobPort(Protocol):
 
     async def tidy(self, seconds: float) -> int:
         """Remove what interrupted writes left behind that long ago; return how many leftovers there were."""
+        ...
+
+
+class OncePort(Protocol):
+    """What a leaf without transactions may have as ``once``, so that units of work of other backends can reach it.
+
+    A leaf with transactions and key-value needs none: the mark is a key that is written in the same transaction.
+    """
+
+    @property
+    def ports(self) -> frozenset[str]:
+        """The ports, by the names of the leaf's attributes, that it applies writes of."""
+        ...
+
+    async def apply(self, name: str, port: str, method: str, args: Sequence[Any]) -> None:
+        """Make a write unless the one of this name was made; the mark is stored with the effect, and kept for a month.
+
+        Args:
+            name: no other write has it.
+            port: whose method it is.
+            method: ``put``, ``put_many`` or ``delete_many`` of ``kv``, ``append`` of ``log``.
+            args: the method's, ``put`` without ``when``, the items as lists of key and value.
+        """
+        ...
+
+    async def settle(self, name: str, port: str, method: str, args: Sequence[Any]) -> None:
+        """Keep the mark for ten minutes from now at most: nobody will make this write again."""
         ...
 
 

@@ -19,6 +19,7 @@ from ambidex.backends.redis.blocking import BlockingClient
 from ambidex.backends.redis.client import Client, Shared
 from ambidex.backends.redis.kv import RedisKeyValue
 from ambidex.backends.redis.log import RedisLog
+from ambidex.backends.redis.once import RedisOnce
 from ambidex.backends.redis.records import RedisRecords
 from ambidex.backends.redis.target import parse
 from ambidex.backends.redis.wire import pack
@@ -59,6 +60,7 @@ class RedisLeaf:
         self.kv = RedisKeyValue(client)
         self.log = RedisLog(client)
         self.records = RedisRecords(client)
+        self.once = RedisOnce(client, self.kv, self.log)
 
     @property
     def search(self) -> SearchPort:

@@ -91,6 +91,14 @@ class RedisKeyValue:
             return None
         return Entry(value, int.from_bytes(data[1:_HEAD], "big"), None if left < 0 else max(1, left))
 
+    def key(self, key: str) -> str:
+        """Return a key's name on the server."""
+        return self._prefix + key
+
+    def wrapped(self, value: Stored) -> bytes:
+        """Return a value as it is kept, with a new version."""
+        return _wrap(value, _version())
+
     async def put(self, key: str, value: Stored, ttl_ms: int | None, when: When) -> bool:
         key = self._prefix + key
         words: list[Word] = ["SET", key, _wrap(value, _version())]

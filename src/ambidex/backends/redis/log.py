@@ -33,13 +33,23 @@ class RedisLog:
         self._prefix = client.target.prefix + "l:"
 
     async def append(self, stream: str, entries: Sequence[bytes], ttl_ms: int | None) -> list[int]:
+        return await self.append_once(current_operation(), OPERATION_MS, stream, entries, ttl_ms)
+
+    def key(self, stream: str) -> str:
+        """Return a stream's name on the server."""
+        return self._prefix + stream
+
+    async def append_once(
+        self, operation: str | None, keep_ms: int, stream: str, entries: Sequence[bytes], ttl_ms: int | None
+    ) -> list[int]:
+        """Append, unless the operation of this name has; its name is kept for ``keep_ms``."""
         if not entries:
             return []
-        keys, operation = self._keys(stream), current_operation()
+        keys = self._keys(stream)
         if operation is not None:
             keys.append(f"{{{keys[0]}}}op:{operation}")
         ends: tuple[Word, Word] = ("", "") if ttl_ms is None else (ttl_ms, ttl_ms + _OUTLIVES_MS)
-        last = await self._client.script(APPEND, keys, (*ends, OPERATION_MS, *entries))
+        last = await self._client.script(APPEND, keys, (*ends, keep_ms, *entries))
         return list(range(last - len(entries) + 1, last + 1))
 
     async def tail(self, stream: str, count: int) -> list[Event]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ambidex.backends.redis.wire import Script
 
-__all__ = ["APPEND", "DROP", "ENTRY", "EXPIRE", "INCR", "PERSIST", "SWAP"]
+__all__ = ["APPEND", "DELETE_ONCE", "DROP", "ENTRY", "EXPIRE", "INCR", "PERSIST", "SET_ONCE", "SWAP"]
 
 ENTRY: Final = Script("return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}")
 """The value and its milliseconds left: -1 for ever, -2 absent."""
@@ -25,6 +25,23 @@ return 1
 """
 )
 """Write ARGV[2] if the version is ARGV[1] (seven bytes)."""
+
+SET_ONCE: Final = Script(
+    """
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2]) then return 0 end
+if ARGV[3] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) else redis.call('SET', KEYS[1], ARGV[1]) end
+return 1
+"""
+)
+"""Write ARGV[1], for ARGV[3] milliseconds if given, unless the mark KEYS[2] stands; it is kept ARGV[2] milliseconds."""
+
+DELETE_ONCE: Final = Script(
+    """
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
+"""
+)
+"""Delete a key, unless the mark KEYS[2] stands; it is kept ARGV[1] milliseconds."""
 
 PERSIST: Final = Script(
     """
