@@ -106,7 +106,8 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
 )
 def test_the_table_of_backends_says_what_each_can_do(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     header = next(row for row in rows if row[0] == "URL")
     row = next(row for row in rows if url in row[0])
     said = {name for name, cell in zip(header[1:-1], row[1:-1], strict=True) if cell == "yes"}

@@ -123,13 +123,16 @@ class Media(Store):
 
     async def _named(self, sha: str, blob: str, size: int, name: str, about: Stored) -> bool:
         """Give a content a name; False where there is no such content yet and no blob to begin it with."""
-        used = ""
+        known, used = await self._records.get(sha), ""
+        # Somebody may have emptied the place, or have named another one: what is acknowledged must be there.
+        lost = known.blob if known is not None and await self._blobs.head(known.blob) is None else ""
 
         def add(before: Content | None) -> Content | None:
             nonlocal used
-            if before is None:
+            if before is None or before.blob == lost:
                 used = blob
-                return Content(blob, size, {name: about}) if blob else None
+                others = {} if before is None else before.names
+                return Content(blob, size, {**others, name: about}) if blob else None
             used = before.blob
             kept = before.names.get(name)
             return before._replace(names={**before.names, name: about if kept is None else _again(kept, about)})

@@ -214,6 +214,17 @@ class MediaContract(Contract, needs=[Capability.KV, Capability.BLOBS]):
         assert await subject.media.read(url) == b"kept"
         assert await subject.media.read(streamed, 0, 8) == b"streamed"
 
+    async def test_media_whose_blob_is_gone_is_stored_anew(self, subject: Subject) -> None:
+        """A content is not taken for known because a record says so; its other names are whole again, too."""
+        for source in (b"lost", [b"lost" * 2_000_000]):
+            url = await subject.media.store(source, "a")
+            await subject.blobs.delete_many(await _blobs(subject))
+            with pytest.raises(NotFound):
+                await subject.media.read(url)
+            other = await subject.media.store(source, "b")
+            assert (await subject.media.read(url, 0, 4), await subject.media.read(other, 0, 4)) == (b"lost", b"lost")
+            assert len(await _blobs(subject)) == 1
+
     async def test_media_of_another_tenant(self, subject: Subject) -> None:
         """A URL is good for the tenant that stored, only."""
         url = await subject.media.store(b"mine", "a")
