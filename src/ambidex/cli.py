@@ -1,4 +1,4 @@
-"""The command line: ``ambidex demo``, ``health``, ``get``, ``set``, ``delete``, ``scan``, ``ingest``, ``search``.
+"""The command ``ambidex``: ``demo``, ``health``, ``get``, ``set``, ``delete``, ``scan``, ``ingest``, ``search``, ``chat``.
 
 The entry point ``ambidex`` calls :func:`main`. The invariant: importing this module loads no third-party package;
 results go to standard output and everything else to standard error, so that output can be piped; what a user can cause
@@ -13,19 +13,47 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ambidex.demo.exits import exit_code
-from ambidex.errors import InvalidQuery
+from ambidex.errors import CapabilityMissing, InvalidQuery
 
 if TYPE_CHECKING:
     from cyclopts import App
     from rich.console import Console
 
     from ambidex import SyncStorage, UnifiedStorage
+    from ambidex.demo.chat import Passage
 
 __all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data is kept: options that several commands share.
+
+    Args:
+        url: the storage.
+        search: a storage for the search index, if it is another.
+        records: a storage for typed records, if it is another.
+        blobs: a storage for large files, if it is another.
+    """
+
+    url: str | None = None
+    search: str | None = None
+    records: str | None = None
+    blobs: str | None = None
+
+    def storage(self) -> UnifiedStorage:
+        """Return a storage object over these places."""
+        from ambidex import UnifiedStorage
+
+        return UnifiedStorage(self.url, search=self.search, records=self.records, blobs=self.blobs)
+
+
+_HERE = Places()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +76,9 @@ def _run(app: App, words: Sequence[str]) -> int:
         answer = app(words, result_action="return_value")
     except SystemExit as end:  # help, version and wrong usage
         return end.code if isinstance(end.code, int) else 1
+    except CapabilityMissing as error:
+        print(f"error: {error} (here: --search sqlite:///index.db and the like)", file=sys.stderr)
+        return 1
     return answer if isinstance(answer, int) else 0
 
 
@@ -65,7 +96,8 @@ def _app() -> App:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    for command in (demo, health, get, set_, delete, scan, ingest, search):
+    Parameter(name="*")(Places)  # its fields are options of each command that takes one
+    for command in (demo, health, get, set_, delete, scan, ingest, search, chat):
         app.command(command, name=command.__name__.rstrip("_"))
     return app
 
@@ -77,36 +109,44 @@ def demo(
     path: str | None = None,
     /,
     *,
-    url: str | None = None,
-    search_url: str | None = None,
+    places: Places = _HERE,
     ask: list[str] | None = None,
+    script: str | None = None,
     json: bool = False,
 ) -> None:
     """Store texts from a thread while an event loop asks questions about them, and show how long everything took.
 
+    Without --url it works in a temporary folder, which is removed afterwards.
+
     Args:
         path: a folder of texts; without it, ambidex's own documents.
-        url: the storage to use; without it, SQLite in a temporary folder.
-        search_url: a storage for the search index, if the first has none.
+        places: where to keep it.
         ask: a question to ask instead of the prepared ones; may be given several times.
+        script: a file with the turns of the conversation: lines, or a JSON list of texts or messages.
         json: print one JSON object.
     """
     from ambidex.demo import show
+    from ambidex.demo.chat import read_script
 
-    show.main(path, url=url, search_url=search_url, questions=ask or (), as_json=json)
+    questions = [*(ask or ()), *(read_script(script) if script else ())]
+    elsewhere = {"search": places.search, "records": places.records, "blobs": places.blobs}
+    show.main(path, url=places.url, questions=questions, as_json=json, elsewhere=elsewhere)
 
 
-def health(url: str | None = None, /, *, json: bool = False) -> int:
+def health(url: str | None = None, /, *, places: Places = _HERE, json: bool = False) -> int:
     """Probe each capability of a storage from both modes; the exit code is 1 if one is down.
 
     Args:
-        url: the storage to probe.
+        url: the storage to probe; the same as --url.
+        places: where the capabilities are.
         json: print one JSON object.
     """
     import asyncio
 
+    if url is not None and places.url is not None:
+        raise InvalidQuery("health takes one storage: behind the command, or behind --url, not both")
     reasons = _Reasons()
-    storage = _unified(url)
+    storage = replace(places, url=url or places.url).storage()
     logging.getLogger("ambidex").addHandler(reasons)
     try:
         with _working("probing"):
@@ -125,8 +165,10 @@ def health(url: str | None = None, /, *, json: bool = False) -> int:
         _print_json({"url": display, "ok": well, "sync": sync, "async": aio, "seconds": seconds, "why": reasons.seen})
     else:
         print(f"{display}: probed in {seconds['sync'] * 1000:.1f} ms (sync), {seconds['async'] * 1000:.1f} ms (async)")
-        rows = [(name, _mark(sync[name]), _mark(aio[name])) for name in sync]
-        _print_table(("capability", "sync", "async"), rows)
+        elsewhere = {name: place.display for name, place in storage.settings.overrides.items()}
+        rows = [(name, _mark(sync[name]), _mark(aio[name]), elsewhere.get(name, "")) for name in sync]
+        columns = ("capability", "sync", "async", "kept elsewhere")
+        _print_table(columns if elsewhere else columns[:3], [row if elsewhere else row[:3] for row in rows])
         for reason in reasons.seen:
             _errors().print(reason, markup=False)
     return 0 if well else 1
@@ -246,15 +288,12 @@ def scan(
                 print(key)
 
 
-def ingest(
-    path: str, /, *, url: str | None = None, search_url: str | None = None, tenant: str = "", json: bool = False
-) -> None:
+def ingest(path: str, /, *, places: Places = _HERE, tenant: str = "", json: bool = False) -> None:
     """Store every text file of a folder as a document for `ambidex search`; a changed one becomes a new version.
 
     Args:
         path: a folder or a file.
-        url: the storage.
-        search_url: a storage for the search index, if the first has none.
+        places: where to keep them.
         tenant: the tenant whose data it is.
         json: print one JSON object.
     """
@@ -263,7 +302,7 @@ def ingest(
     from ambidex.demo.texts import read_folder
 
     corpus = read_folder(path)
-    with _opened(url, tenant, search_url) as storage:
+    with _at(places, tenant) as storage:
         errors = _errors()
         started = time.perf_counter()
         for text in track(corpus.texts, "storing", console=errors, transient=True, disable=not errors.is_terminal):
@@ -280,8 +319,7 @@ def search(
     query: str,
     /,
     *,
-    url: str | None = None,
-    search_url: str | None = None,
+    places: Places = _HERE,
     tenant: str = "",
     namespace: str = "default",
     top_k: int = 5,
@@ -291,8 +329,7 @@ def search(
 
     Args:
         query: words as you would say them.
-        url: the storage.
-        search_url: the storage of the search index, if it is another.
+        places: where to look.
         tenant: the tenant whose data it is.
         namespace: the namespace of the index.
         top_k: how many matches, at most 1,000.
@@ -300,14 +337,14 @@ def search(
     """
     from rich.markup import escape
 
-    with _opened(url, tenant, search_url) as storage, _working("searching"):
+    with _at(places, tenant) as storage, _working("searching"):
         hits = storage.search(query, top_k=top_k, namespace=namespace)
     if json:
         _print_json([hit._asdict() for hit in hits])
     elif not hits:
         print("error: nothing was found", file=sys.stderr)
     else:
-        from ambidex.demo.job import passage
+        from ambidex.demo.chat import passage
 
         rows = [
             (
@@ -321,19 +358,121 @@ def search(
     return 0 if hits else 1
 
 
+def chat(
+    *,
+    places: Places = _HERE,
+    chat_id: str = "default",
+    script: str | None = None,
+    top_k: int = 3,
+    tenant: str = "",
+    json: bool = False,
+) -> None:
+    """Talk to what was ingested: each turn is answered by the stored passages that fit it best, with their sources.
+
+    There is no language model in it. Turns come from the keyboard, from standard input (one a line) or from a script;
+    the conversation is kept, and goes on where it ended when you come back. /history, /reset and /quit are commands.
+
+    Args:
+        places: where the texts and the conversation are.
+        chat_id: the name of the conversation.
+        script: a file with the turns: lines, or a JSON list of texts or messages.
+        top_k: how many documents an answer quotes at most, 1 to 100.
+        tenant: the tenant whose data it is.
+        json: print one JSON object at the end.
+    """
+    from ambidex.demo.chat import NOTE, read_script, take_turn
+
+    if not 1 <= top_k <= _MOST_QUOTED:
+        raise InvalidQuery(f"top_k is 1 to {_MOST_QUOTED}, not {top_k}")
+    turns = iter(read_script(script)) if script is not None else _typed(quiet=json)
+    with _at(places, tenant) as storage:
+        said: list[dict[str, Any]] = []
+        earlier = storage.conversations.window(chat_id, last=_SHOWN) or []
+        if not json:
+            _errors().print(NOTE, style="dim")
+            _print_messages(earlier)
+        for turn in turns:
+            if turn == "/quit":
+                break
+            if turn in ("/history", "/reset"):
+                _manage(storage, chat_id, turn, quiet=json)
+                continue
+            with _working("searching"):
+                found = take_turn(storage, chat_id, turn, top_k)
+            said.append({"question": turn, "passages": [asdict(each) for each in found]})
+            if not json:
+                _print_turn(turn, found, echo=script is not None or not sys.stdin.isatty())
+    if json:
+        _print_json({"chat_id": chat_id, "note": NOTE, "history": earlier, "turns": said})
+
+
+_MOST_QUOTED = 100
+_SHOWN = 20
+
+
+def _typed(*, quiet: bool) -> Iterator[str]:
+    """Yield what is typed or piped, line by line, until its end."""
+    interactive = sys.stdin.isatty()
+    while True:
+        try:
+            if interactive and not quiet:
+                line = input("> ")  # with the terminal's own line editing
+            else:
+                if interactive:
+                    print("> ", end="", file=sys.stderr, flush=True)
+                line = sys.stdin.readline()
+                if not line:
+                    return
+        except EOFError:  # Ctrl-D
+            print()
+            return
+        except UnicodeDecodeError:
+            raise InvalidQuery("standard input is no UTF-8 text") from None
+        if line.strip():
+            yield line.strip()
+
+
+def _manage(storage: SyncStorage, chat_id: str, command: str, *, quiet: bool) -> None:
+    if command == "/reset":
+        storage.conversations.reset(chat_id)
+        _errors().print("a new conversation; the old one can be restored", style="dim")
+    elif not quiet:
+        _print_messages(storage.conversations.history(chat_id))
+
+
+def _print_messages(messages: Sequence[dict[str, Any]]) -> None:
+    for message in messages:
+        content = message["content"] if isinstance(message["content"], str) else _as_json(message["content"])
+        sources = [each["source"] for each in message.get("sources", ())]
+        print(f"{message['role']}: {content}" + (f"  [{', '.join(sources)}]" if sources else ""))
+    if messages:
+        print()
+
+
+def _print_turn(turn: str, found: Sequence[Passage], *, echo: bool) -> None:
+    from ambidex.demo.chat import NOTHING
+
+    if echo:
+        print(f"> {turn}")
+    for each in found:
+        print(f"  {each.text}\n    [{each.source}, {each.score:.2f}]")
+    if not found:
+        print(f"  {NOTHING}")
+
+
 # What the commands share.
 
 
-def _unified(url: str | None, search_url: str | None = None) -> UnifiedStorage:
-    from ambidex import UnifiedStorage
-
-    return UnifiedStorage(url, search=search_url)
+@contextmanager
+def _opened(url: str | None, tenant: str) -> Iterator[SyncStorage]:
+    """Open the storage for one command."""
+    with _at(Places(url), tenant) as storage:
+        yield storage
 
 
 @contextmanager
-def _opened(url: str | None, tenant: str, search_url: str | None = None) -> Iterator[SyncStorage]:
-    """Open the storage for one command."""
-    storage = _unified(url, search_url).sync
+def _at(places: Places, tenant: str) -> Iterator[SyncStorage]:
+    storage = places.storage().sync
     try:
         yield storage.tenant(tenant) if tenant else storage
     finally:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.demo.job import OPERATIONS, Timings, Watch, passage, run
+from ambidex.demo.chat import passage
+from ambidex.demo.job import OPERATIONS, Timings, Watch, run
 from ambidex.demo.texts import Text
 from ambidex.errors import UnsupportedValue
 

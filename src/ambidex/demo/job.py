@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import statistics
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ambidex import AsyncStorage, SyncStorage, UnifiedStorage
+from ambidex.demo.actions import ASK, STORE, Actions, BlockingActions, has_records
+from ambidex.demo.chat import Passage, as_messages, passage
 from ambidex.demo.texts import Text
 
-__all__ = ["OPERATIONS", "Answer", "Report", "Timings", "Watch", "passage", "run"]
+__all__ = ["OPERATIONS", "Answer", "Report", "Timings", "Watch", "run"]
 
 OPERATIONS = (
     "set a key",
@@ -35,11 +36,11 @@ OPERATIONS = (
 )
 """What is timed in the second part, in this order."""
 
+F = TypeVar("F", bound=SyncStorage | AsyncStorage)
+A = TypeVar("A", bound=Actions)
+
 CHAT, TIMING = "demo", "demo-timing"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 1.0
-_WORD = re.compile(r"\w{3,}")
-_SMALL_WORDS = frozenset(("about", "and", "are", "does", "for", "how", "said", "that", "the", "what", "when", "why"))
-_SHORTEST = 3  # spaces: less is a caption
 _WRITES, _READS, _SEARCHES, _COPIES = 40, 200, 50, 20
 
 
@@ -96,6 +97,8 @@ class Report:
         answers: from after the last document was stored.
         asked_meanwhile: how many questions were asked while documents were being stored.
         stored: what is in the storage now, by kind.
+        actions: queries of the typed repository in which the demo records what it does, with their answers; empty
+            where the storage has no records.
         together: timings of the first part, thread and event loop at once.
         alone: timings of the second part, one caller at a time.
         health: the capabilities, probed from each mode.
@@ -105,6 +108,7 @@ class Report:
     answers: list[Answer] = field(default_factory=list)
     asked_meanwhile: int = 0
     stored: dict[str, int] = field(default_factory=dict)
+    actions: dict[str, str] = field(default_factory=dict)
     together: Timings = field(default_factory=Timings)
     alone: Timings = field(default_factory=Timings)
     health: dict[str, dict[str, bool]] = field(default_factory=dict)
@@ -128,7 +132,7 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
     """Run the demo on a storage object.
 
     Args:
-        storage: needs the capabilities kv, log and search.
+        storage: needs the capabilities kv, log and search; with records, what is done is recorded, too.
         texts: what to store.
         questions: what to ask; asked in turn while the texts are being stored, and once more afterwards.
         watch: is told the progress.
@@ -136,16 +140,21 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
     watch = watch or Watch()
     report = Report()
     storage.sync.initialize()  # connecting is not what is to be measured
-    started = time.perf_counter()
+    began, started = datetime.now(UTC), time.perf_counter()
     enough = threading.Event()
+    recorded = has_records(storage.sync)
+    thread_part = _Part(storage.sync, BlockingActions(storage) if recorded else None, report.together, watch)
+    loop_part = _Part(storage.aio, Actions(storage) if recorded else None, report.together, watch)
     with ThreadPoolExecutor(1, "demo-store") as pool:
-        storing = pool.submit(_store_all, storage.sync, texts, report.together, watch, enough)
+        storing = pool.submit(_store_all, thread_part, texts, enough)
         try:
-            asyncio.run(_ask_all(storage.aio, questions, storing, report, watch))
+            asyncio.run(_ask_all(loop_part, questions, storing, report))
         finally:
             enough.set()  # after Ctrl-C, the pool waits for one more document and not for all
     report.seconds = time.perf_counter() - started
     _measure(storage, texts, questions, report.alone, watch)
+    if recorded:
+        report.actions = asyncio.run(_summary(Actions(storage), began))
     report.health = {"sync": storage.sync.health_check(), "async": asyncio.run(_health(storage.aio))}
     lengths = [document.length for document in storage.sync.documents.iterate()]
     report.stored = {
@@ -160,71 +169,65 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
 # The first part: a thread that stores and an event loop that asks, at once.
 
 
-def _store_all(
-    storage: SyncStorage, texts: Sequence[Text], timings: Timings, watch: Watch, enough: threading.Event
-) -> None:
+@dataclass
+class _Part(Generic[F, A]):
+    """What one half of the first part works with."""
+
+    storage: F
+    actions: A | None
+    timings: Timings
+    watch: Watch
+
+
+def _store_all(part: _Part[SyncStorage, BlockingActions], texts: Sequence[Text], enough: threading.Event) -> None:
     for done, text in enumerate(texts, 1):
         if enough.is_set():
             return
-        with timings.of("store a document", "sync"):
-            storage.store_document(text.content, {"path": text.path, "title": text.title})
-        watch.stored(done, text.path)
+        started = time.perf_counter()
+        with part.timings.of("store a document", "sync"):
+            part.storage.store_document(text.content, {"path": text.path, "title": text.title})
+        if part.actions is not None:
+            seconds = time.perf_counter() - started
+            with part.timings.of("record an action", "sync"):
+                part.actions.note(STORE, "thread", text.path, seconds)
+        part.watch.stored(done, text.path)
 
 
 async def _ask_all(
-    storage: AsyncStorage, questions: Sequence[str], storing: Future[None], report: Report, watch: Watch
+    part: _Part[AsyncStorage, Actions], questions: Sequence[str], storing: Future[None], report: Report
 ) -> None:
     pause = _FIRST_PAUSE
     while not storing.done():
-        await _ask(storage, questions[report.asked_meanwhile % len(questions)], report.together)
+        await _ask(part, questions[report.asked_meanwhile % len(questions)])
         report.asked_meanwhile += 1
-        watch.asked(report.asked_meanwhile)
+        part.watch.asked(report.asked_meanwhile)
         await asyncio.sleep(pause)
         pause = min(pause * 1.02, _LONGEST_PAUSE)
     storing.result()
-    report.answers = [await _ask(storage, question, report.together) for question in questions]
+    report.answers = [await _ask(part, question) for question in questions]
 
 
-async def _ask(storage: AsyncStorage, question: str, timings: Timings) -> Answer:
+async def _ask(part: _Part[AsyncStorage, Actions], question: str) -> Answer:
     """Search, and keep the question and the answer in the conversation."""
-    with timings.of("search", "async"):
-        hits = await storage.search(question, top_k=3)
-    answer = Answer(question)
+    started = time.perf_counter()
+    with part.timings.of("search", "async"):
+        hits = await part.storage.search(question, top_k=3)
+    answer, found = Answer(question), []
     if hits:
         text, best = passage([hit.text for hit in hits], question)
         answer = Answer(question, text, hits[best].metadata.get("path", hits[best].id), hits[best].score)
-    with timings.of("append two messages", "async"):
-        await storage.conversations.append(
-            CHAT,
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer.passage or "nothing found", "source": answer.source},
-        )
+        found = [Passage(text, answer.source, hits[best].title, answer.score)]
+    with part.timings.of("append two messages", "async"):
+        await part.storage.conversations.append(CHAT, *as_messages(question, found))
+    if part.actions is not None:
+        seconds = time.perf_counter() - started
+        with part.timings.of("record an action", "async"):
+            await part.actions.note(ASK, "event loop", question, seconds, None if hits else "nothing was found")
     return answer
 
 
-def passage(texts: Sequence[str], question: str) -> tuple[str, int]:
-    """Return the paragraph that answers a question best, as one line of at most 300 characters, and whose text it is.
-
-    Each word of the question that a paragraph holds counts the more, the fewer of the paragraphs hold it; words
-    count as equal by their first letters.
-    """
-    wanted = _words(question)
-    found = [(part, number, wanted & _words(part)) for number, text in enumerate(texts) for part in _paragraphs(text)]
-    spread = Counter(word for _, _, words in found for word in words)
-    best, number, _ = max(found, key=lambda entry: (sum(1 / spread[word] for word in entry[2]), -len(entry[0])))
-    return (best if len(best) <= 300 else best[:300].rsplit(" ", 1)[0] + " …"), number
-
-
-def _paragraphs(text: str) -> list[str]:
-    """Return the paragraphs and list items of a text as lines, without its headings and blocks of code."""
-    body = re.sub(r"^```.*?^```$|^#+ [^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
-    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )", body)
-    lines = [re.sub(r"[*`]", "", " ".join(part.split())).strip("-| ") for part in parts]
-    return [line for line in lines if line.count(" ") >= _SHORTEST] or [" ".join(text.split())]
-
-
-def _words(text: str) -> set[str]:
-    return {word[:6] for word in _WORD.findall(text.lower()) if word not in _SMALL_WORDS}
+async def _summary(actions: Actions, since: datetime) -> dict[str, str]:
+    return await actions.summary(since)
 
 
 # The second part: the same operations from each mode, one caller at a time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +32,16 @@ def main(
     path: str | None = None,
     *,
     url: str | None = None,
-    search_url: str | None = None,
     questions: Sequence[str] = (),
     as_json: bool = False,
+    elsewhere: Mapping[str, str | None] | None = None,
 ) -> None:
     """Run the demo and print what it did.
 
     Args:
         path: a folder or file of texts; None: ambidex's own.
         url: the storage to use; None: SQLite in a temporary folder, which is removed afterwards.
-        search_url: a storage for the search index, if the first has none.
+        elsewhere: the storages of single capabilities, by their names.
         questions: what to ask; none: questions that fit the texts.
         as_json: print one JSON object instead of tables.
 
@@ -54,7 +54,7 @@ def main(
         raise ConfigurationError("the demo needs the package 'rich': pip install 'ambidex[cli]'") from None
     corpus = own_texts() if path is None else read_folder(path)
     asked = list(questions) or (list(OWN_QUESTIONS) if path is None else questions_about(corpus.texts))
-    with _storage(url, search_url) as storage:
+    with _storage(url, elsewhere or {}) as storage:
         place = "SQLite in a temporary folder" if url is None else storage.settings.url.display
         in_memory = storage.settings.url.backend == "memory"
         out = Console(highlight=False)
@@ -76,10 +76,11 @@ def main(
 
 
 @contextmanager
-def _storage(url: str | None, search_url: str | None) -> Iterator[UnifiedStorage]:
+def _storage(url: str | None, elsewhere: Mapping[str, str | None]) -> Iterator[UnifiedStorage]:
     """Open the storage of a URL, or one in a temporary folder that goes afterwards."""
     folder = None if url else tempfile.mkdtemp(prefix="ambidex-demo-")
-    storage = UnifiedStorage(url or f"sqlite:///{folder}/demo.db", search=search_url).tenant(TENANT)
+    places: dict[str, Any] = dict(elsewhere)
+    storage = UnifiedStorage(url or f"sqlite:///{folder}/demo.db", **places).tenant(TENANT)
     try:
         yield storage
     finally:
@@ -127,7 +128,7 @@ def _print(report: Report, out: Console) -> None:
         out.print(Padding(escape(answer.passage or "nothing was found"), (0, 0, 0, 2)))
         if answer.source:
             out.print(f"  [dim]{escape(answer.source)}[/]")
-    for heading, note, table in (_stored(report), _together(report), _alone(report), _health(report)):
+    for heading, note, table in _sections(report):
         out.print(f"\n[bold underline]{heading}[/]")
         if note:
             out.print(note, style="dim")
@@ -136,6 +137,15 @@ def _print(report: Report, out: Console) -> None:
 
 Section = tuple[str, str, "Table"]
 """A heading, a note under it, and the table."""
+
+
+def _sections(report: Report) -> Iterator[Section]:
+    yield _stored(report)
+    if report.actions:
+        yield _actions(report)
+    yield _together(report)
+    yield _alone(report)
+    yield _health(report)
 
 
 def _table(*columns: str) -> Table:
@@ -153,6 +163,14 @@ def _stored(report: Report) -> Section:
     for what, count in report.stored.items():
         table.add_row(what, f"{count:,}")
     return "What is stored", "", table
+
+
+def _actions(report: Report) -> Section:
+    table = _table("query", "answer")
+    for query, answer in report.actions.items():
+        table.add_row(query, answer)
+    note = "Each stored text and each question is an ActionExecution, written by the thread and by the event loop."
+    return "A typed repository of what was done", note, table
 
 
 def _together(report: Report) -> Section:
@@ -176,7 +194,8 @@ def _alone(report: Report) -> Section:
     for operation, modes in by_operation.items():
         cells = [_duration(modes[mode][name]) for mode in ("sync", "async") for name in ("p50_ms", "p95_ms")]
         table.add_row(operation, f"{modes['sync']['calls']} + {modes['async']['calls']}", *cells)
-    return "Each operation in each mode", "What the caller waits, one call after another, nothing else running.", table
+    note = "What the caller waits, one call after another, nothing else running. Repeated questions come from a cache."
+    return "Each operation in each mode", note, table
 
 
 def _health(report: Report) -> Section:
@@ -202,6 +221,7 @@ def _as_data(report: Report, corpus: Corpus, place: str) -> dict[str, Any]:
         "asked_meanwhile": report.asked_meanwhile,
         "seconds": report.seconds,
         "stored": report.stored,
+        "actions": report.actions,
         "timings": {"together": report.together.rows(), "alone": report.alone.rows()},
         "health": report.health,
     }
