@@ -12,7 +12,7 @@ import ambidex
 from ambidex import UnifiedStorage
 from ambidex.cli import main
 
-COMMANDS = ("demo", "health", "get", "set", "delete", "scan", "ingest", "search")
+COMMANDS = ("demo", "health", "get", "set", "delete", "scan", "ingest", "search", "chat")
 
 
 @pytest.fixture
@@ -129,6 +129,23 @@ def test_health_probes_both_modes(url: str, capsys: pytest.CaptureFixture[str]) 
     assert "capability" in capsys.readouterr().out
 
 
+def test_health_says_what_is_kept_elsewhere(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["health", "--url", "memory://", "--search", url]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("memory://: probed in ")
+    assert [line.split()[-1] for line in shown.splitlines() if "search" in line] == [url]
+
+
+def test_a_missing_capability_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "a", "--url", "redis://127.0.0.1:1"]) == 1
+    shown = capsys.readouterr().err
+    assert "has no search" in shown
+    assert "--search sqlite:///index.db" in shown
+
+
 def test_health_of_something_broken_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"no database at all" * 100)
@@ -149,6 +166,13 @@ def test_health_of_something_broken_says_why(tmp_path: Path, capsys: pytest.Capt
         (["ingest", "/no/such/folder"], "there is no file or folder"),
         (["search", "a", "--top-k", "0"], "top_k is 1 to 1,000"),
         (["demo", "/no/such/folder"], "there is no file or folder"),
+        (["demo", "--script", "/no/such/script"], "cannot read the script"),
+        (["chat", "--script", "/no/such/script"], "cannot read the script"),
+        (["chat", "--top-k", "0"], "top_k is 1 to 100"),
+        (["chat", "--chat-id", "a\x00b", "--script", "/dev/null"], "contains a NUL character"),
+        (["health", "memory://", "--url", "memory://"], "takes one storage"),
+        (["search", "a", "--search", "nope"], "'nope' is not a storage URL"),
+        (["ingest", ".", "--blobs", "nope"], "'nope' is not a storage URL"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(

@@ -1,4 +1,4 @@
-"""The command ``ambidex``: ``demo``, ``health``, ``get``, ``set``, ``delete``, ``scan``, ``ingest``, ``search``, ``chat``.
+"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, search and chat.
 
 The entry point ``ambidex`` calls :func:`main`. The invariant: importing this module loads no third-party package;
 results go to standard output and everything else to standard error, so that output can be piped; what a user can cause
@@ -522,7 +522,9 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.demo.chat import passage
+from ambidex.backends.memory import MemoryBackend
+from ambidex.core.ports import Capability
 from ambidex.demo.job import OPERATIONS, Timings, Watch, run
 from ambidex.demo.texts import Text
 from ambidex.errors import UnsupportedValue
@@ -51,8 +52,17 @@ def test_texts_are_stored_from_a_thread_and_found_from_a_loop(
     assert {(row["operation"], row["mode"]) for row in report.alone.rows()} == {
         (operation, mode) for operation in OPERATIONS for mode in ("sync", "async")
     }
+    assert report.actions["count(agent='thread')"] == str(len(TEXTS))
+    assert report.actions["count(agent='event loop')"] == str(report.asked_meanwhile + len(QUESTIONS))
     assert all(report.health["sync"].values())
     assert all(report.health["async"].values())
+
+
+def test_records_are_left_out_where_the_storage_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryBackend, "capabilities", MemoryBackend.capabilities - {Capability.RECORDS})
+    report = run(UnifiedStorage("memory://"), TEXTS, QUESTIONS)
+    assert report.actions == {}
+    assert report.stored["documents"] == len(TEXTS)
 
 
 def test_timing_leaves_nothing_behind() -> None:
@@ -81,17 +91,3 @@ def test_a_block_that_raises_is_not_counted() -> None:
     with pytest.raises(ZeroDivisionError), timings.of("op", "sync"):
         _ = 1 / 0
     assert timings.rows() == []
-
-
-def test_a_passage_is_the_paragraph_that_has_the_rarest_words_of_the_question() -> None:
-    geese = "# Swan lakes\n\nGeese graze in winter.\n\n```python\nwhooper = swan\n```"
-    swans = "Birds winter here.\n\n- The *whooper* swan\n  winters here. " + "More. " * 100 + "\n- The mute swan stays."
-    found, number = passage([geese, swans], "Where does the whooper swan winter?")
-    assert number == 1
-    assert found.startswith("The whooper swan winters here.")
-    assert len(found) <= 302
-    assert found.endswith(" …")
-
-
-def test_a_text_of_nothing_but_a_heading_is_its_own_passage() -> None:
-    assert passage(["# Swans"], "swans?") == ("# Swans", 0)

@@ -81,10 +81,10 @@ def passages_of(hits: Sequence[Any], question: str, top_k: int) -> list[Passage]
 
 
 def passage(texts: Sequence[str], question: str) -> tuple[str, int]:
-    """Return the paragraph that answers a question best, as one line of about 300 characters at most, and whose text it is.
+    """Return the paragraph that answers a question best, as one line, and whose text it is.
 
-    Each word of the question that a paragraph holds counts the more, the fewer of the paragraphs hold it; words
-    count as equal by their first letters.
+    A long one is cut to about 300 characters. Each word of the question that a paragraph holds counts the more, the
+    fewer of the paragraphs hold it; words count as equal by their first letters.
     """
     wanted = _words(question)
     found = [(part, number, wanted & _words(part)) for number, text in enumerate(texts) for part in _paragraphs(text)]

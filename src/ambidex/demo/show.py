@@ -64,11 +64,12 @@ def main(
                 + (f" ({corpus.skipped} other files left out)" if corpus.skipped else "")
                 + f"\n[bold]one storage object[/] on {place}"
                 + ("" if in_memory else f", {storage.settings.durability}")
+                + f"\n[bold]search[/] by {_ways(storage)}"
             )
         with _progress(Console(stderr=True), len(corpus.texts)) as watch:
             report = run(storage, corpus.texts, asked, watch)
         if as_json:
-            print(json.dumps(_as_data(report, corpus, place), indent=2))
+            print(json.dumps(_as_data(report, corpus, place, _ways(storage)), indent=2))
         else:
             _print(report, out)
             if url is not None and not in_memory:
@@ -213,9 +214,15 @@ def _duration(ms: float) -> str:
     return f"{ms * 1000:.0f} µs" if ms < 1 else f"{ms:.1f} ms" if ms < 100 else f"{ms:.0f} ms"
 
 
-def _as_data(report: Report, corpus: Corpus, place: str) -> dict[str, Any]:
+def _ways(storage: UnifiedStorage) -> str:
+    """Say how searches are answered."""
+    return "words and vectors of their meaning" if storage.sync.index.embeds else "words (no embedder is installed)"
+
+
+def _as_data(report: Report, corpus: Corpus, place: str, search: str) -> dict[str, Any]:
     return {
         "storage": place,
+        "search": search,
         "texts": {"origin": corpus.origin, "count": len(corpus.texts), "skipped": corpus.skipped},
         "answers": [vars(answer) for answer in report.answers],
         "asked_meanwhile": report.asked_meanwhile,
