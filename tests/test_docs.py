@@ -1,7 +1,8 @@
 """The README, docs/ and examples/: every Python example runs, and prints what it says it prints.
 
 Each fenced ``python`` block is a program of its own, run in a fresh interpreter in an empty folder with warnings as
-errors. What stands behind ``# ->`` in its lines is what it must print, in that order.
+errors. What stands behind ``# ->`` in its lines is what it must print, in that order. One that says ``server=postgres``
+or ``server=redis`` is run against a private server, whose address takes the place of the one in the text.
 """
 
 import re
@@ -13,23 +14,29 @@ from typing import Any
 import pytest
 
 from ambidex import UnifiedStorage
+from tests.services.handle import Service
 
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"# -> (.*)$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^]]+\]\(([^)#\s]+)\)")
 
 
-def _blocks() -> list[Any]:
+ADDRESS = {" server=postgres": "postgresql://localhost/app", " server=redis": "redis://localhost:6379/0"}
+DESIGN = ROOT / "docs" / "design"
+
+
+def _blocks(info: str) -> list[Any]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 2
-            found.append(pytest.param(block.group(1), id=f"{page.relative_to(ROOT)}:{line}"))
+            if block.group(1) == info:
+                found.append(pytest.param(block.group(2), id=f"{page.relative_to(ROOT)}:{line}"))
     return found
 
 
@@ -42,9 +49,42 @@ def _run(arguments: list[str], folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("code", _blocks())
+@pytest.mark.parametrize("code", _blocks(""))
 def test_an_example_runs_and_prints_what_it_says(code: str, tmp_path: Path) -> None:
     assert _run(["-c", code], tmp_path).splitlines() == PROMISE.findall(code)
+
+
+def _run_on(server: Service, info: str, code: str, folder: Path) -> None:
+    assert ADDRESS[info] in code
+    here = (
+        f"import logging; logging.disable()\n{code.replace(ADDRESS[info], server.url)}"  # it warns of volatile servers
+    )
+    assert _run(["-c", here], folder).splitlines() == PROMISE.findall(code)
+
+
+@pytest.mark.parametrize("code", _blocks(" server=postgres"))
+def test_an_example_runs_on_postgresql(code: str, postgres_server: Service, tmp_path: Path) -> None:
+    _run_on(postgres_server, " server=postgres", code, tmp_path)
+
+
+@pytest.mark.parametrize("code", _blocks(" server=redis"))
+def test_an_example_runs_on_redis(code: str, redis_server: Service, tmp_path: Path) -> None:
+    _run_on(redis_server, " server=redis", code, tmp_path)
+
+
+def test_no_example_is_left_out() -> None:
+    infos = {block.group(1) for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))}
+    assert infos == {"", *ADDRESS}
+
+
+def test_decisions_have_numbers_of_their_own_and_stand_in_the_index() -> None:
+    pages = {page.name: page for page in DESIGN.glob("[0-9]*.md")}
+    assert len({name[:3] for name in pages}) == len(pages)
+    entry = re.compile(r"^\| \[(\d{3})]\(([^)]+)\) \| (.+?) \|", re.MULTILINE)
+    index = entry.findall((DESIGN / "README.md").read_text(encoding="utf-8"))
+    titles = {name: page.read_text(encoding="utf-8").splitlines()[0] for name, page in pages.items()}
+    assert {name: f"# {number}: {title}" for number, name, title in index} == titles
+    assert [number for number, _, _ in index] == sorted(number for number, _, _ in index)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +101,14 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:///file.db"])
+@pytest.mark.parametrize(
+    "url", ["memory://", "sqlite:///file.db", "postgresql://user@host/database", "redis://host:6379/0"]
+)
 def test_the_table_of_backends_says_what_each_can_do(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
     header = next(row for row in rows if row[0] == "URL")
     row = next(row for row in rows if url in row[0])
     said = {name for name, cell in zip(header[1:-1], row[1:-1], strict=True) if cell == "yes"}
-    with UnifiedStorage(url) as storage:
-        assert said == set(storage.health_check())
+    nowhere = url.replace("host", "127.0.0.1").replace(":6379", ":1").replace("1/database", "1:1/database")
+    assert said == set(UnifiedStorage(nowhere).sync.health_check())
