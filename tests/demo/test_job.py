@@ -67,13 +67,6 @@ def test_records_are_left_out_where_the_storage_has_none(monkeypatch: pytest.Mon
     assert report.stored["documents"] == len(TEXTS)
 
 
-def test_records_are_left_out_where_the_storage_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryBackend, "capabilities", MemoryBackend.capabilities - {Capability.RECORDS})
-    report = run(UnifiedStorage("memory://"), TEXTS, QUESTIONS)
-    assert report.actions == {}
-    assert report.stored["documents"] == len(TEXTS)
-
-
 def test_timing_leaves_nothing_behind() -> None:
     storage = UnifiedStorage("memory://")
     run(storage, TEXTS, QUESTIONS)
