@@ -122,9 +122,8 @@ def test_somebody_types_at_a_terminal(url: str) -> None:
         shown = _until(terminal, "> ")
         assert "no language model" in " ".join(shown.split())
         os.write(terminal, b"where do swans winter?\n")
-        shown = _until(terminal, "[swans.md, 1.00]")
+        shown = _until(terminal, "[swans.md, 1.00]\r\n> ")
         assert "They winter on lowland lakes." in shown
-        _until(terminal, "> ")
         os.write(terminal, b"\x04")  # Ctrl-D
         assert process.wait(60) == 0
     os.close(terminal)

@@ -102,14 +102,20 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://", "sqlite:///file.db", "postgresql://user@host/database", "redis://host:6379/0"]
+    "url",
+    [
+        "memory://",
+        "sqlite:///file.db",
+        "postgresql://user@host/database",
+        "redis://host:6379/0",
+        "s3://bucket/prefix",
+        "file:///folder",
+    ],
 )
-def test_the_table_of_backends_says_what_each_can_do(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def test_the_table_of_backends_says_what_each_can_do(url: str) -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     header = next(row for row in rows if row[0] == "URL")
-    row = next(row for row in rows if url in row[0])
+    row = next(row for row in rows if f"`{url}" in row[0])
     said = {name for name, cell in zip(header[1:-1], row[1:-1], strict=True) if cell == "yes"}
-    nowhere = url.replace("host", "127.0.0.1").replace(":6379", ":1").replace("1/database", "1:1/database")
-    assert said == set(UnifiedStorage(nowhere).sync.health_check())
+    assert said == set(map(str, UnifiedStorage(url)._core.configured()))

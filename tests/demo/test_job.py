@@ -38,7 +38,6 @@ def test_texts_are_stored_from_a_thread_and_found_from_a_loop(
     seen = Seen()
     storage = UnifiedStorage(url)
     report = run(storage, TEXTS, QUESTIONS, seen)
-    storage.close()
     assert seen.paths == [text.path for text in TEXTS]
     assert seen.threads.isdisjoint({threading.get_ident()})
     assert seen.operations == list(OPERATIONS)
@@ -54,8 +53,11 @@ def test_texts_are_stored_from_a_thread_and_found_from_a_loop(
     }
     assert report.actions["count(agent='thread')"] == str(len(TEXTS))
     assert report.actions["count(agent='event loop')"] == str(report.asked_meanwhile + len(QUESTIONS))
+    assert list(report.files.values())[1:] == ["the same URL, stored once", repr(TEXTS[10].content[:40])]
+    assert len(list(storage.sync.media.list())) == 1
     assert all(report.health["sync"].values())
     assert all(report.health["async"].values())
+    storage.close()
 
 
 def test_records_are_left_out_where_the_storage_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ class Report:
         stored: what is in the storage now, by kind.
         actions: queries of the typed repository in which the demo records what it does, with their answers; empty
             where the storage has no records.
+        files: what was done with a file, and what came of it; empty where the storage has no blobs.
         together: timings of the first part, thread and event loop at once.
         alone: timings of the second part, one caller at a time.
         health: the capabilities, probed from each mode.
@@ -111,6 +112,7 @@ class Report:
     actions: dict[str, str] = field(default_factory=dict)
     together: Timings = field(default_factory=Timings)
     alone: Timings = field(default_factory=Timings)
+    files: dict[str, str] = field(default_factory=dict)
     health: dict[str, dict[str, bool]] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -139,7 +141,9 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
     """
     watch = watch or Watch()
     report = Report()
-    storage.sync.initialize()  # connecting is not what is to be measured
+    storage.sync.initialize()  # neither connecting nor loading an embedder is what is to be measured
+    storage.sync.documents.namespace(TIMING).store("A first text.", {"path": "first"})
+    storage.sync.documents.namespace(TIMING).clear()
     began, started = datetime.now(UTC), time.perf_counter()
     enough = threading.Event()
     recorded = has_records(storage.sync)
@@ -153,6 +157,8 @@ def run(storage: UnifiedStorage, texts: Sequence[Text], questions: Sequence[str]
             enough.set()  # after Ctrl-C, the pool waits for one more document and not for all
     report.seconds = time.perf_counter() - started
     _measure(storage, texts, questions, report.alone, watch)
+    if "blobs" in storage.sync.health_check():
+        report.files = _keep_file(storage, max(texts, key=lambda text: len(text.content)))
     if recorded:
         report.actions = asyncio.run(_summary(Actions(storage), began))
     report.health = {"sync": storage.sync.health_check(), "async": asyncio.run(_health(storage.aio))}
@@ -224,6 +230,24 @@ async def _ask(part: _Part[AsyncStorage, Actions], question: str) -> Answer:
         with part.timings.of("record an action", "async"):
             await part.actions.note(ASK, "event loop", question, seconds, None if hits else "nothing was found")
     return answer
+
+
+def _keep_file(storage: UnifiedStorage, text: Text) -> dict[str, str]:
+    """Store a text as a file from here, read a part of it from an event loop, and store it again."""
+    data = text.content.encode()
+    name = text.path.rsplit("/", 1)[-1]
+    url = storage.sync.store_media(data, name, "text/plain", {"path": text.path})
+    again = storage.sync.store_media(data, name, "text/plain", {"path": text.path})
+    part = asyncio.run(_read_part(storage.aio, url))
+    return {
+        f"store_media({len(data):,} bytes, {name!r})": f"{url[:20]}…/{name}",
+        "the same once more": "the same URL, stored once" if again == url else again,
+        "media.read(url, start=0, length=40)": repr(part.decode(errors="replace")),
+    }
+
+
+async def _read_part(storage: AsyncStorage, url: str) -> bytes:
+    return await storage.media.read(url, start=0, length=40)
 
 
 async def _summary(actions: Actions, since: datetime) -> dict[str, str]:

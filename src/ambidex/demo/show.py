@@ -144,6 +144,8 @@ def _sections(report: Report) -> Iterator[Section]:
     yield _stored(report)
     if report.actions:
         yield _actions(report)
+    if report.files:
+        yield _files(report)
     yield _together(report)
     yield _alone(report)
     yield _health(report)
@@ -172,6 +174,15 @@ def _actions(report: Report) -> Section:
         table.add_row(query, answer)
     note = "Each stored text and each question is an ActionExecution, written by the thread and by the event loop."
     return "A typed repository of what was done", note, table
+
+
+def _files(report: Report) -> Section:
+    from rich.markup import escape
+
+    table = _table("call", "result")
+    for call, result in report.files.items():
+        table.add_row(call, escape(result))
+    return "A file, stored synchronously and read asynchronously", "", table
 
 
 def _together(report: Report) -> Section:
@@ -229,6 +240,7 @@ def _as_data(report: Report, corpus: Corpus, place: str, search: str) -> dict[st
         "seconds": report.seconds,
         "stored": report.stored,
         "actions": report.actions,
+        "files": report.files,
         "timings": {"together": report.together.rows(), "alone": report.alone.rows()},
         "health": report.health,
     }
