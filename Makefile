@@ -110,7 +110,7 @@ docs: $(DEV) ## check that every example of the README and of docs/ runs
 	$(BIN)/python -m pytest -m docs $(PYTEST_ARGS)
 
 .PHONY: services
-services: $(DEV) ## show which real servers the tests can start here
+services: $(DEV) ## start real servers on free ports and print their URLs; Ctrl-C stops them
 	$(BIN)/python -m tests.services
 
 .PHONY: constraints
