@@ -108,7 +108,7 @@ def test_a_keyword_beats_the_url_beats_the_environment_beats_the_default() -> No
         {"durability": "x"},
         {"max_value_bytes": 2**40},
         {"cache": "redis://h"},
-        {"kv": "redis://h"},
+        {"transactions": "redis://h"},
         {"search": "nonsense"},
         {"search": 5},
     ],
