@@ -7,12 +7,18 @@ import pytest
 
 from ambidex.core.ports import Capability
 from ambidex.testing import BackendContract
+from ambidex.testing.concurrency import ConcurrencyContract
+from ambidex.testing.contract import Contract
+from ambidex.testing.kv import KeyValueContract
+from ambidex.testing.log import LogContract
+from ambidex.testing.records import RecordsConcurrencyContract, RecordsTransactionContract
+from ambidex.testing.transactions import TransactionContract
 from tests.services.handle import Service
 
 CAPABILITIES = frozenset({Capability.KV, Capability.RECORDS, Capability.LOG, Capability.TRANSACTIONS})
 
 
-class _OnServer(BackendContract):
+class _OnServer(Contract):
     capabilities = CAPABILITIES
     url: ClassVar[str]
 
@@ -20,13 +26,25 @@ class _OnServer(BackendContract):
         return self.url
 
 
-class TestPostgres(_OnServer):
+class _AnotherWay(
+    _OnServer,
+    KeyValueContract,
+    LogContract,
+    ConcurrencyContract,
+    TransactionContract,
+    RecordsConcurrencyContract,
+    RecordsTransactionContract,
+):
+    """What a different way to the same server could break; the rest is the server's, and tested there."""
+
+
+class TestPostgres(_OnServer, BackendContract):
     @pytest.fixture(autouse=True)
     def _place(self, postgres_server: Service) -> None:
         type(self).url = postgres_server.url
 
 
-class TestPostgresSchema(_OnServer):
+class TestPostgresSchema(_AnotherWay):
     """In a schema of its own, with transactions at the strictest level."""
 
     @pytest.fixture(autouse=True)
@@ -34,7 +52,7 @@ class TestPostgresSchema(_OnServer):
         type(self).url = f"{postgres_server.url}?schema=apart&isolation=serializable"
 
 
-class TestPgBouncer(_OnServer):
+class TestPgBouncer(_AnotherWay):
     @pytest.fixture(autouse=True)
     def _place(self, pgbouncer_server: Service) -> None:
         type(self).url = f"{pgbouncer_server.url}?pool_size=6"

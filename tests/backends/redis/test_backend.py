@@ -342,7 +342,7 @@ def test_a_silent_connection_is_replaced(redis_server: Service, opened: Open) ->
             proxy.reset_all()
             proxy.thaw()
             assert await kv.get("key") == 1
-            assert proxy.accepted == 2
+            assert 2 <= proxy.accepted <= 3  # a read that is tried again may open one more
 
         asyncio.run(main())
 

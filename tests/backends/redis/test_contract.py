@@ -8,11 +8,16 @@ import pytest
 
 from ambidex.core.ports import Capability
 from ambidex.testing import BackendContract
+from ambidex.testing.concurrency import ConcurrencyContract
+from ambidex.testing.contract import Contract
+from ambidex.testing.kv import KeyValueContract
+from ambidex.testing.log import LogContract
+from ambidex.testing.records import RecordsConcurrencyContract
 from tests.services import Certificates, Proxy
 from tests.services.handle import Service
 
 
-class _OnServer(BackendContract):
+class _OnServer(Contract):
     capabilities = frozenset({Capability.KV, Capability.LOG, Capability.RECORDS})
     url: ClassVar[str]
 
@@ -20,29 +25,29 @@ class _OnServer(BackendContract):
         return self.url
 
 
-class TestRedis(_OnServer):
+class _AnotherWay(_OnServer, KeyValueContract, LogContract, ConcurrencyContract, RecordsConcurrencyContract):
+    """What a different way to the same server could break; the rest is the server's, and tested there."""
+
+
+class TestRedis(_OnServer, BackendContract):
     @pytest.fixture(autouse=True)
     def _place(self, redis_server: Service) -> None:
         type(self).url = redis_server.url
 
 
-class TestCluster(_OnServer):
+class TestCluster(_OnServer, BackendContract):
     @pytest.fixture(autouse=True)
     def _place(self, redis_cluster: Service) -> None:
         type(self).url = redis_cluster.url
 
 
-class TestSentinel(_OnServer):
-    machine_examples = 2
-
+class TestSentinel(_AnotherWay):
     @pytest.fixture(autouse=True)
     def _place(self, redis_sentinel: Service) -> None:
         type(self).url = redis_sentinel.url
 
 
-class TestTls(_OnServer):
-    machine_examples = 2
-
+class TestTls(_AnotherWay):
     @pytest.fixture(autouse=True)
     def _place(self, redis_server: Service, certificates: Certificates) -> Iterator[None]:
         with Proxy(redis_server.url, tls=certificates) as proxy:
