@@ -371,7 +371,8 @@ class Records:
         ids = list(dict.fromkeys(head.id for head in heads))
         drop: set[str] = set()
         puts: dict[str, Stored] = {}
-        for id_, now in zip(ids, await self.heads(ids), strict=True):
+        known = await self.heads(ids)
+        for id_, now in zip(ids, known, strict=True):
             mine = [head for head in heads if head.id == id_]
             labels = set() if now is None else set(self._labels(now))
             puts |= dict.fromkeys(labels, encode(1))
@@ -395,7 +396,19 @@ class Records:
             await self._kv.delete_many(sorted(drop))
         if puts:
             await self._kv.put_many([Put(key, value) for key, value in puts.items()], None)
+        await self._relabel(ids, known)
         await self.sync(ids, {name for head in heads for name in head.chunk_ids()})
+
+    async def _relabel(self, ids: Sequence[str], written: Sequence[Head | None]) -> None:
+        """Replace the labels written for these heads, again and again, if other writers changed the heads meanwhile."""
+        while (now := await self.heads(ids)) != written:
+            wanted = {key for head in now if head is not None for key in self._labels(head)}
+            gone = {key for head in written if head is not None for key in self._labels(head)} - wanted
+            if gone:
+                await self._kv.delete_many(sorted(gone))
+            if wanted:
+                await self._kv.put_many([Put(key, encode(1)) for key in sorted(wanted)], None)
+            written = now
 
     async def sync(self, ids: Sequence[str], stale: set[str]) -> None:
         """Index the current versions and remove other entries; again, if the documents changed meanwhile."""
