@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+import sys
 import types
 import typing
 from datetime import date, datetime, time, timedelta
@@ -17,7 +18,6 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, TypeVar, Union,
 from uuid import UUID
 
 import msgspec
-import typing_extensions
 
 from ambidex.core.spec import CreatedAt, DeletedAt, Field, Id, Indexed, Kind, RecordSpec, Unique, UpdatedAt, Version
 from ambidex.errors import ConfigurationError
@@ -39,7 +39,17 @@ _KINDS: dict[type, Kind] = {
 _ID_KINDS = {Kind.TEXT, Kind.INTEGER, Kind.UUID}
 _SINGLE = (Version, CreatedAt, UpdatedAt, DeletedAt)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
-_ALIASES = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType))
+
+
+def _typing(name: str) -> tuple[Any, ...]:
+    """Return what ``typing`` and, where it is loaded, ``typing_extensions`` call so.
+
+    A model can only use the second if it was imported, so nothing is lost by not depending on it.
+    """
+    modules = (typing, sys.modules.get("typing_extensions"))
+    return tuple(getattr(module, name) for module in modules if hasattr(module, name))
+
+
 _NESTING = (list, dict, tuple, set, frozenset)
 _RESERVED = "ambidex_tenant"
 
@@ -228,7 +238,7 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
             marks += more
         elif isinstance(annotation, NewType):
             annotation = annotation.__supertype__
-        elif isinstance(annotation, _ALIASES):
+        elif isinstance(annotation, _typing("TypeAliasType")):
             annotation = annotation.__value__
         elif origin in (Union, types.UnionType):
             rest = [arg for arg in get_args(annotation) if arg is not type(None)]
@@ -277,7 +287,7 @@ def _nests(cls: type) -> bool:
         or issubclass(cls, msgspec.Struct)
         or hasattr(cls, "__attrs_attrs__")
         or is_pydantic(cls)
-        or typing_extensions.is_typeddict(cls)
+        or any(is_typeddict(cls) for is_typeddict in _typing("is_typeddict"))
         or cls is timedelta
     )
 
