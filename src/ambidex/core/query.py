@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ambidex.errors import InvalidQuery
 
-__all__ = ["OPERATORS", "Condition", "matches", "parse_filters"]
+__all__ = ["OPERATORS", "Condition", "matches", "none_first", "parse_filters"]
 
 
 class Condition(NamedTuple):
@@ -103,3 +103,8 @@ def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition
 def matches(conditions: Iterable[Condition], record: Mapping[str, Any]) -> bool:
     """Tell whether a record meets every condition; the reference for all backends."""
     return all(OPERATORS[op](record.get(field), value) for field, op, value in conditions)
+
+
+def none_first(value: Any) -> tuple[bool, Any]:
+    """Return a value to sort by in which None comes first; the order of every backend."""
+    return (value is not None, value if value is not None else 0)

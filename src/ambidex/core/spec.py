@@ -7,7 +7,7 @@ whatever a backend needs to know about a field stands in it.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["CreatedAt", "DeletedAt", "Field", "Id", "Indexed", "Kind", "RecordSpec", "Unique", "UpdatedAt", "Version"]
 
@@ -91,6 +91,13 @@ class RecordSpec(NamedTuple):
     created_at: str | None = None
     updated_at: str | None = None
     deleted_at: str | None = None
+
+    def carry_over(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """Give a row that replaces another what it hands on: the time of creation, and a version that has grown."""
+        if self.created_at is not None:
+            new[self.created_at] = old[self.created_at]
+        if self.version is not None:
+            new[self.version] = old[self.version] + 1
 
     def field(self, name: str) -> Field:
         """Return a field by name."""

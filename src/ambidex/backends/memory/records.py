@@ -11,7 +11,7 @@ from typing import Any
 
 from ambidex.backends.memory.data import Data, Tables
 from ambidex.core.ports import Order, RecordQuery, Row, Space
-from ambidex.core.query import Condition, matches
+from ambidex.core.query import Condition, matches, none_first
 from ambidex.core.spec import RecordSpec
 from ambidex.errors import AlreadyExists, VersionConflict
 
@@ -50,7 +50,7 @@ class MemoryRecords:
             for row in rows:
                 new, old = copy.deepcopy(row), changed.get(row[spec.id])
                 if old is not None:
-                    _carry_over(spec, old, new)
+                    spec.carry_over(old, new)
                 _check_unique(spec, new, (other for id_, other in changed.items() if id_ != new[spec.id]))
                 changed[new[spec.id]] = new
             _table(tables, space).update(changed)
@@ -102,7 +102,7 @@ class MemoryRecords:
         with self._data.tables() as tables:
             rows = [row for row in _table(tables, space).values() if matches(query.where, row)]
             for field, descending in reversed(query.order):
-                rows.sort(key=lambda row, field=field: _key(row[field]), reverse=descending)  # type: ignore[misc]
+                rows.sort(key=lambda row, field=field: none_first(row[field]), reverse=descending)  # type: ignore[misc]
             if query.after is not None:
                 rows = [row for row in rows if _is_behind(row, query.order, query.after)]
             return copy.deepcopy(rows[: query.limit])
@@ -136,22 +136,9 @@ def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
     return new
 
 
-def _carry_over(spec: RecordSpec, old: Row, new: Row) -> None:
-    """Keep what a replaced record hands on to the one that replaces it."""
-    if spec.created_at is not None:
-        new[spec.created_at] = old[spec.created_at]
-    if spec.version is not None:
-        new[spec.version] = old[spec.version] + 1
-
-
-def _key(value: Any) -> tuple[bool, Any]:
-    """Return a value to sort by in which None comes first."""
-    return (value is not None, value if value is not None else 0)
-
-
 def _is_behind(row: Row, order: Sequence[Order], after: Sequence[Any]) -> bool:
     for (field, descending), edge in zip(order, after, strict=True):
-        mine, other = _key(row[field]), _key(edge)
+        mine, other = none_first(row[field]), none_first(edge)
         if mine != other:
             return (mine < other) if descending else (mine > other)
     return False

@@ -34,7 +34,7 @@ from ambidex.backends.redis.record_scripts import (
 )
 from ambidex.backends.redis.wire import Word, pack
 from ambidex.core.ports import Order, RecordQuery, Row, Space
-from ambidex.core.query import Condition, matches
+from ambidex.core.query import Condition, matches, none_first
 from ambidex.core.runtime import current_deadline, remaining
 from ambidex.core.spec import RecordSpec
 from ambidex.errors import AlreadyExists, ConfigurationError, Conflict, InvalidQuery, VersionConflict
@@ -116,7 +116,7 @@ class RedisRecords:
             for row in rows:
                 old, new = current[row[spec.id]], dict(row)
                 if old is not None:
-                    _carry_over(spec, old.row, new)
+                    spec.carry_over(old.row, new)
                 current[row[spec.id]] = made = layout.made(new, old)
                 changes.append((old, made))
             outcome, _ = await self._apply(layout, changes)
@@ -409,29 +409,16 @@ def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
     return new
 
 
-def _carry_over(spec: RecordSpec, old: Row, new: Row) -> None:
-    """Keep what a replaced record hands on to the one that replaces it."""
-    if spec.created_at is not None:
-        new[spec.created_at] = old[spec.created_at]
-    if spec.version is not None:
-        new[spec.version] = old[spec.version] + 1
-
-
-def _key(value: Any) -> tuple[bool, Any]:
-    """Return a value to sort by in which None comes first."""
-    return (value is not None, value if value is not None else 0)
-
-
 def _sorted(found: Any, order: Sequence[Order]) -> list[Known]:
     records = list(found)
     for field, descending in reversed(order):
-        records.sort(key=lambda known, field=field: _key(known.row[field]), reverse=descending)  # type: ignore[misc]
+        records.sort(key=lambda known, field=field: none_first(known.row[field]), reverse=descending)  # type: ignore[misc]
     return records
 
 
 def _is_behind(row: Row, order: Sequence[Order], after: Sequence[Any]) -> bool:
     for (field, descending), edge in zip(order, after, strict=True):
-        mine, other = _key(row[field]), _key(edge)
+        mine, other = none_first(row[field]), none_first(edge)
         if mine != other:
             return (mine < other) if descending else (mine > other)
     return False
