@@ -19,7 +19,7 @@ from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline, in_unit, unit
+from ambidex.core.runtime import Runtime, deadline, in_unit, one_deadline, unit
 from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict
 from ambidex.settings import Settings
 from ambidex.stores.cache import QueryCache
@@ -131,11 +131,16 @@ class Face(Store):
             secret=core.settings.secret,
             json_serializer=core.settings.json_serializer,
             embedder=core.embedder if capability is Capability.SEARCH else None,
+            timeout=core.settings.timeout,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 
     def _scope(self, capability: Capability) -> Scope:
         return self.scope(capability, blocking=self._is_blocking)
+
+    @property
+    def _timeout(self) -> float:
+        return self._core.settings.timeout
 
     @lazy
     def _kv(self) -> KeyValue:
@@ -221,6 +226,7 @@ class Face(Store):
         return await self._conversations.get(chat_id, strict=strict)
 
     @operation
+    @one_deadline
     async def search_context(
         self, query: str, chat_id: str | None = None, include_conversation: bool = True, top_k: int = 5
     ) -> dict[str, Any]:
@@ -265,11 +271,12 @@ class Face(Store):
     async def health_check(self) -> dict[str, bool]:
         """Probe each configured capability's backend with a real round trip.
 
-        A server that is down or frozen gives False within two seconds.
+        The backends are asked side by side, in both modes: however many are down or frozen, each of these gives False
+        within two seconds, and the others True.
         """
         configured = self._core.configured()
         backends = list({id(backend): backend for backend in configured.values()}.values())
-        answers = await self._core.runtime(self._is_blocking).gather(
+        answers = await self._core.runtime(self._is_blocking).side_by_side(
             [functools.partial(self._probe, b) for b in backends]
         )
         well = {id(backend): answer for backend, answer in zip(backends, answers, strict=True)}

@@ -20,7 +20,7 @@ from ambidex.core.dual import Blocking, Detecting, drive
 from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Leaf
-from ambidex.core.runtime import Runtime
+from ambidex.core.runtime import Runtime, time_limit
 from ambidex.errors import CapabilityMissing, ConfigurationError
 from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
@@ -292,8 +292,9 @@ class AsyncStorage(Face):
 
     async def initialize(self) -> None:
         """Connect now rather than at first use, so that errors show early."""
-        for backend in self._core.every_backend():
-            await backend.aio.open()
+        with time_limit(self._timeout):
+            for backend in self._core.every_backend():
+                await backend.aio.open()
 
     async def close(self) -> None:
         """Release every connection, of both modes; the object opens again at its next use."""
@@ -365,8 +366,9 @@ class SyncStorage(Blocking, Face):
 
     def initialize(self) -> None:
         """Connect now rather than at first use, so that errors show early."""
-        for backend in self._core.every_backend():
-            drive(backend.blocking.open())
+        with time_limit(self._timeout):
+            for backend in self._core.every_backend():
+                drive(backend.blocking.open())
 
     def close(self) -> None:
         """Release every connection, of both modes; the object opens again at its next use."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ambidex.core.runtime import Runtime
+from ambidex.core.runtime import Runtime, off_the_clock
 from ambidex.errors import ConfigurationError, InvalidQuery
 
 __all__ = ["Embed", "Embedder", "checked_vector"]
@@ -87,14 +87,16 @@ class Embedder:
         made: list[Sequence[float]] = []
         for start in range(0, len(texts), _BATCH):
             batch = list(texts[start : start + _BATCH])
-            if inspect.iscoroutinefunction(self.call) or inspect.iscoroutinefunction(type(self.call).__call__):
-                answer = await self.call(batch)
-            else:
-                answer = await runtime.offload(lambda batch=batch: self.call(batch))  # type: ignore[misc]
-                if isinstance(answer, Awaitable):
-                    answer = await answer
+            with off_the_clock():
+                answer = await self._answer(batch, runtime)
             made += self._checked(answer, len(batch))
         return made
+
+    async def _answer(self, batch: list[str], runtime: Runtime) -> Any:
+        if inspect.iscoroutinefunction(self.call) or inspect.iscoroutinefunction(type(self.call).__call__):
+            return await self.call(batch)
+        answer = await runtime.offload(lambda: self.call(batch))
+        return await answer if isinstance(answer, Awaitable) else answer
 
     def _checked(self, answer: Any, count: int) -> list[Sequence[float]]:
         try:

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 from ambidex.core.ports import KeyValuePort, Leaf, LogPort, RecordsPort, SearchPort
-from ambidex.core.runtime import current_operation
+from ambidex.core.runtime import current_deadline, current_operation
 from ambidex.errors import AmbidexError
 from ambidex.policies.breaker import Breaker
 from ambidex.policies.retry import Retry
@@ -80,7 +80,7 @@ class Guard:
             error,
             functools.partial(self.attempt, call),
             repeatable=repeatable,
-            until=began + self.timeout,
+            until=current_deadline(began + self.timeout - time.monotonic()),
         )
 
 

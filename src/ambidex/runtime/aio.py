@@ -55,6 +55,10 @@ class AsyncRuntime:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
+    async def side_by_side(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """Run the calls at once, as :meth:`gather` does."""
+        return await self.gather(calls)
+
     async def single_flight(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """Run ``call`` in one task for all who ask meanwhile.
 

@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
+from ambidex.core.dual import drive
 from ambidex.core.runtime import current_deadline, remaining
 from ambidex.errors import DeadlineExceeded
 
@@ -53,6 +55,18 @@ class BlockingRuntime:
         """Run the calls one after another."""
         return [await call() for call in calls]
 
+    async def side_by_side(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """Run the first call here and each other one in a thread of its own, with this call's deadline."""
+        if not calls:
+            return []
+        others = [_Aside(call) for call in calls[1:]]
+        try:
+            first = await calls[0]()
+        finally:
+            for other in others:
+                other.join()
+        return [first, *(other.outcome() for other in others)]
+
     async def single_flight(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """Let one thread run ``call``; threads that come meanwhile wait for its outcome, until their own deadline.
 
@@ -90,6 +104,33 @@ class BlockingRuntime:
     async def offload(self, call: Callable[[], T]) -> T:
         """Run the function here: the caller is blocking anyway."""
         return call()
+
+
+class _Aside(threading.Thread):
+    """One call in a thread, begun at once."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(name="ambidex-aside", daemon=True)
+        self._call, self._context = call, copy_context()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._context.run(drive, _awaited(self._call))
+        except BaseException as error:
+            self._error = error
+
+    def outcome(self) -> Any:
+        """Return the result or raise the error of a call that has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
 
 
 class _ThreadLock:

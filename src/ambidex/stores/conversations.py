@@ -30,6 +30,7 @@ from ambidex.core.messages import (
     text_of,
 )
 from ambidex.core.ports import Capability, Event, IndexItem, When
+from ambidex.core.runtime import one_deadline, partly_applied
 from ambidex.errors import CapabilityMissing, Conflict, InvalidKey, InvalidQuery, NotFound
 from ambidex.stores.kv import ttl_to_ms
 from ambidex.stores.scope import Scope
@@ -86,7 +87,7 @@ class Conversations(Store):
         self._scopes = kv, log, search
         self._count_tokens = count_tokens or estimate_tokens
         self._kv, self._log = kv.leaf.kv, log.leaf.log
-        self._runtime, self._max = log.runtime, log.max_bytes
+        self._runtime, self._max, self._timeout = log.runtime, log.max_bytes, log.timeout
         self._heads, self._meta = kv.prefix("chat", "head"), kv.prefix("chat", "meta")
         self._now, self._previous = log.prefix("chat", "now"), log.prefix("chat", "previous")
         self._unit = log.leaf.transaction if Capability.TRANSACTIONS in log.capabilities else None
@@ -103,6 +104,7 @@ class Conversations(Store):
     # ---------------------------------------------------------------- writing
 
     @operation
+    @one_deadline
     async def save(
         self, chat_id: str, messages: Iterable[Mapping[str, Any]], ttl_hours: float | None = 24, *, index: bool = True
     ) -> None:
@@ -126,6 +128,7 @@ class Conversations(Store):
             await self._index_last(chat_id, checked)
 
     @operation
+    @one_deadline
     async def append(self, chat_id: str, *messages: Mapping[str, Any], ttl_hours: float | None = None) -> int:
         """Add messages at the end in one atomic step; nothing is lost, however many append at once.
 
@@ -143,27 +146,33 @@ class Conversations(Store):
         now = _millis()
         seqs = await self._log.append(self._now + name, [self._pack(message, now) for message in checked], ttl)
         if ttl is not None:
-            await self._touch(name, ttl)
+            with partly_applied():
+                await self._touch(name, ttl)
         return seqs[-1]
 
     @operation
+    @one_deadline
     async def extend(self, chat_id: str, ttl_hours: float | None = 24) -> bool:
         """Give a conversation a new time to live from now (None: for ever); False if it does not exist."""
         name, ttl = _name(chat_id), _hours(ttl_hours)
         if not await self._log.expire(self._now + name, ttl):
             return False
-        await self._touch(name, ttl)
+        with partly_applied():
+            await self._touch(name, ttl)
         return True
 
     @operation
+    @one_deadline
     async def delete(self, chat_id: str) -> bool:
         """Delete a conversation with its metadata and its previous one; True if it existed."""
         name = _name(chat_id)
         await self._kv.delete_many([self._heads + name, self._meta + name])
-        await self._log.drop(self._previous + name)
-        return await self._log.drop(self._now + name)
+        with partly_applied():
+            await self._log.drop(self._previous + name)
+            return await self._log.drop(self._now + name)
 
     @operation
+    @one_deadline
     async def reset(self, chat_id: str) -> bool:
         """Begin anew with an empty conversation; what it held is kept as the previous one.
 
@@ -177,6 +186,7 @@ class Conversations(Store):
         return True
 
     @operation
+    @one_deadline
     async def restore(self, chat_id: str) -> bool:
         """Make the previous conversation the current one, and the current the previous; False if there is none."""
         name = _name(chat_id)
@@ -188,6 +198,7 @@ class Conversations(Store):
         return True
 
     @operation
+    @one_deadline
     async def fork(
         self, chat_id: str, at: int = -1, new_chat_id: str | None = None, ttl_hours: float | None = 24
     ) -> str:
@@ -211,12 +222,14 @@ class Conversations(Store):
         place = at % len(messages)
         made = new_chat_id if new_chat_id is not None else f"{chat_id}-{uuid4().hex}"
         await self._replace(_name(made), messages[: place + 1], _hours(ttl_hours))
-        await self.set_metadata(made, forked_from=chat_id, forked_at=place)
+        with partly_applied():
+            await self.set_metadata(made, forked_from=chat_id, forked_at=place)
         return made
 
     # ---------------------------------------------------------------- reading
 
     @operation
+    @one_deadline
     async def get(
         self, chat_id: str, *, last: int = _LAST, tokens: int | None = None, strict: bool = False
     ) -> list[Message] | None:
@@ -239,6 +252,7 @@ class Conversations(Store):
             return None
 
     @operation
+    @one_deadline
     async def window(self, chat_id: str, *, last: int = _LAST, tokens: int | None = None) -> list[Message] | None:
         """Return the system prompt and the newest messages; the cost does not depend on the conversation's length.
 
@@ -260,6 +274,7 @@ class Conversations(Store):
                 return self._fit(complete, newest, last, tokens)
 
     @operation
+    @one_deadline
     async def history(self, chat_id: str) -> list[Message]:
         """Return every message, oldest first; empty where there is no such conversation."""
         return [entry.message for entry in await self._current(_name(chat_id)) if entry.message is not None]
@@ -270,6 +285,7 @@ class Conversations(Store):
         return bool(await self._log.tail(self._now + _name(chat_id), 1))
 
     @operation
+    @one_deadline
     async def list_active(self, prefix: str = "", limit: int = 1_000) -> list[str]:
         """Return the names of up to ``limit`` conversations that have not expired; see :meth:`active` for all."""
         if type(limit) is not int or not 1 <= limit <= _MOST:
@@ -293,6 +309,7 @@ class Conversations(Store):
     # ---------------------------------------------------------------- about a conversation
 
     @operation
+    @one_deadline
     async def set_metadata(self, chat_id: str, /, **values: Any) -> None:
         """Add to what is known of a conversation; a value of None removes an entry."""
         name = _name(chat_id)
@@ -312,6 +329,7 @@ class Conversations(Store):
         return {} if stored is None else dict(decode(stored))
 
     @operation
+    @one_deadline
     async def statistics(self, chat_id: str) -> dict[str, Any] | None:
         """Count a conversation; it is read whole.
 
@@ -351,15 +369,16 @@ class Conversations(Store):
         keep = head.ttl_ms if ttl is None and archive else ttl
         await self._advance(name, _Head(after, before, archive), keep, anew=not last)
         first = (await self._log.append(self._now + name, entries, ttl))[0]
-        if ttl is None and not archive:
-            await self._log.expire(self._now + name, None)
-        if first != after + 1:  # somebody else appended meanwhile
-            await self._advance(name, _Head(first - 1, before, archive), keep)
-        if archive:
-            await self._finish(name, await self._head(name))
-        if last:
-            await self._trim(self._now + name, first, len(entries))
-        await self._kv.touch(self._meta + name, _longer(keep))
+        with partly_applied():
+            if ttl is None and not archive:
+                await self._log.expire(self._now + name, None)
+            if first != after + 1:  # somebody else appended meanwhile
+                await self._advance(name, _Head(first - 1, before, archive), keep)
+            if archive:
+                await self._finish(name, await self._head(name))
+            if last:
+                await self._trim(self._now + name, first, len(entries))
+            await self._kv.touch(self._meta + name, _longer(keep))
 
     async def _advance(self, name: str, head: _Head, ttl: int | None, *, anew: bool = False) -> None:
         """Write the head unless another writer's points further already."""

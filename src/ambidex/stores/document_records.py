@@ -12,12 +12,14 @@ import functools
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.keys import escape, unescape
 from ambidex.core.ports import Capability, IndexItem, Put, When
+from ambidex.core.runtime import partly_applied, time_limit
 from ambidex.errors import AlreadyExists, AmbidexError, Conflict, NotFound, PartialFailure, VersionConflict
 from ambidex.stores.document_parts import Draft, Head, cut, index_items, uuid7
 from ambidex.stores.scope import Scope
@@ -64,7 +66,7 @@ class Records:
     """
 
     def __init__(self, kv: Scope, search: Scope | None, namespace: str) -> None:
-        self._kv, self._runtime, self._max = kv.leaf.kv, kv.runtime, kv.max_bytes
+        self._kv, self._runtime, self._max, self._timeout = kv.leaf.kv, kv.runtime, kv.max_bytes, kv.timeout
         self._namespace = namespace
         self.index = None if search is None else Index(search)
         self._prefix = kv.prefix("doc", namespace)
@@ -177,13 +179,15 @@ class Records:
         raise AssertionError("unreachable")
 
     async def write(self, targets: list[Target]) -> list[str]:
-        """Store documents unit by unit and return their ids, in order."""
-        await self.recover_sometimes()
+        """Store documents unit by unit and return their ids, in order. Each unit has the time of one operation."""
         ids: list[str] = []
         for group in self._groups(targets):
             try:
-                ready = await self._embedded(group)
-                ids += await self._atomically(functools.partial(self._apply, ready))
+                with time_limit(self._timeout):
+                    if not ids:
+                        await self.recover_sometimes()
+                    ready = await self._embedded(group)
+                    ids += await self._atomically(functools.partial(self._apply, ready))
             except AmbidexError as error:
                 if len(targets) == 1:
                     raise
@@ -240,8 +244,9 @@ class Records:
                 await self._kv.delete_many(intent)
             raise
         if intent:
-            await self._settle(changed)
-            await self._kv.delete_many(intent)
+            with partly_applied():
+                await self._settle(changed)
+                await self._kv.delete_many(intent)
         else:
             await self._put_rest(plans)
         return ids
@@ -291,11 +296,14 @@ class Records:
         new = [Put(self._key("d", p.head.id), encode(p.head.stored(), self._max)) for p in plans if p.before is None]
         if new:
             await self._kv.put_many(new, None)
+        with partly_applied() if intent and new else nullcontext():
+            await self._put_heads([plan for plan in plans if plan.before is not None])
+
+    async def _put_heads(self, plans: list[_Plan]) -> None:
         for plan in plans:
-            if plan.before is not None:
-                stored = encode(plan.head.stored(), self._max)
-                if await self._kv.swap(self._key("d", plan.head.id), stored, plan.entry_version, None) is None:
-                    raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
+            stored = encode(plan.head.stored(), self._max)
+            if await self._kv.swap(self._key("d", plan.head.id), stored, plan.entry_version, None) is None:
+                raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
 
     async def _put_claim(self, plan: _Plan) -> None:
         if plan.before is not None and self._claim(plan.before) == self._claim(plan.head):
@@ -347,8 +355,9 @@ class Records:
         intent = [] if together else await self._intend([head])
         if await self._kv.swap(self._key("d", id_), encode({"gone": True}), entry.version, _GONE_MS) is None:
             raise Conflict(f"document {id_!r} was changed while it was deleted")
-        await self._settle([head])
-        await self._kv.delete_many([self._key("d", id_), *intent])
+        with partly_applied() if intent else nullcontext():
+            await self._settle([head])
+            await self._kv.delete_many([self._key("d", id_), *intent])
         return True
 
     # ---------------------------------------------------------------- intents

@@ -17,6 +17,7 @@ from typing import Any, Self
 from ambidex.core.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, split
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.ports import Hit
+from ambidex.core.runtime import one_deadline
 from ambidex.errors import (
     AmbidexError,
     CapabilityMissing,
@@ -69,7 +70,7 @@ class Documents(Store):
     ) -> None:
         split("", size, overlap)
         self._bound = kv, search, namespace, size, overlap
-        self._runtime = kv.runtime
+        self._runtime, self._timeout = kv.runtime, kv.timeout
         self._namespace = namespace
         self._records = Records(kv, search, namespace)
 
@@ -142,6 +143,7 @@ class Documents(Store):
         return await self._records.write([Target(one) for one in drafts])
 
     @operation
+    @one_deadline
     async def update(
         self,
         id: str,  # noqa: A002  # the field's own name
@@ -189,6 +191,7 @@ class Documents(Store):
         raise Conflict(f"document {id!r} changes too often to be updated; try again")
 
     @operation
+    @one_deadline
     async def delete(self, id: str) -> bool:  # noqa: A002
         """Delete a document with all its versions, chunks and entries of the index; True if it existed."""
         return await self._records.remove(id)
@@ -205,6 +208,7 @@ class Documents(Store):
     # ---------------------------------------------------------------- reading
 
     @operation
+    @one_deadline
     async def get(self, id: str, version: int | None = None) -> Document | None:  # noqa: A002
         """Return a document, or an earlier version of it, or None."""
         while True:
@@ -221,6 +225,7 @@ class Documents(Store):
                 return None  # only its head is there: it is being deleted
 
     @operation
+    @one_deadline
     async def get_by_path(self, path: str, version: int | None = None) -> Document | None:
         """Return the document with this path, or an earlier version of it, or None."""
         id_ = await self._records.owner(path)
@@ -233,6 +238,7 @@ class Documents(Store):
         return None if head is None else head.info()
 
     @operation
+    @one_deadline
     async def versions(self, id: str) -> builtins.list[DocumentInfo]:  # noqa: A002
         """Return every version of a document, the first one first; empty where there is no such document."""
         head = await self._records.head(id)
@@ -241,6 +247,7 @@ class Documents(Store):
         return [each.info() for each in (*await self._records.past(head, range(1, head.version)), head)]
 
     @operation
+    @one_deadline
     async def list(
         self, limit: int = 100, *, tag: str | None = None, category: str | None = None, path: str | None = None
     ) -> builtins.list[DocumentInfo]:
@@ -283,6 +290,7 @@ class Documents(Store):
         return await self._records.counts("c")
 
     @operation
+    @one_deadline
     async def find(
         self,
         query: str,

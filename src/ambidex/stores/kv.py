@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from inspect import isawaitable
 from typing import Any, NamedTuple, Self
@@ -16,6 +17,7 @@ from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.keys import escape, escape_all, unescape
 from ambidex.core.ports import Put, When
+from ambidex.core.runtime import off_the_clock, one_deadline, partly_applied, time_limit
 from ambidex.errors import InvalidKey, InvalidQuery, UnsupportedValue
 from ambidex.stores.scope import Scope
 
@@ -49,7 +51,7 @@ class KeyValue(Store):
         self._scope = scope
         self._namespace = namespace
         self._prefix = scope.prefix("kv", namespace)
-        self._max = scope.max_bytes
+        self._max, self._timeout = scope.max_bytes, scope.timeout
         self._port = scope.leaf.kv
 
     def __repr__(self) -> str:
@@ -187,6 +189,7 @@ class KeyValue(Store):
         return await self._port.incr(self._key(key), by, ttl_to_ms(ttl))
 
     @operation
+    @one_deadline
     async def get_or_set(self, key: str, factory: Callable[[], Any] | Any, ttl: TTL | None = None) -> Any:
         """Return the value of a key, making and storing it where there is none.
 
@@ -204,8 +207,10 @@ class KeyValue(Store):
             return decode(stored)
 
         async def make() -> Stored:
-            value = factory() if callable(factory) else factory
-            made = encode(await value if isawaitable(value) else value, self._max)
+            with off_the_clock():
+                value = factory() if callable(factory) else factory
+                value = await value if isawaitable(value) else value
+            made = encode(value, self._max)
             if await self._port.put(full, made, ttl_to_ms(ttl), When.ABSENT):
                 return made
             there = await self._port.get(full)
@@ -244,9 +249,9 @@ class KeyValue(Store):
         """Delete every key of this namespace (not of those below it); return how many there were."""
         deleted, after = 0, None
         while True:
-            keys, after = await self._port.scan(self._prefix, after, _MAX_PAGE)
-            if keys:
-                deleted += await self._port.delete_many(keys)
+            with time_limit(self._timeout), partly_applied() if deleted else nullcontext():
+                keys, after = await self._port.scan(self._prefix, after, _MAX_PAGE)
+                deleted += await self._port.delete_many(keys) if keys else 0
             if after is None:
                 return deleted
 

@@ -12,12 +12,13 @@ import builtins
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
-from ambidex.core.runtime import in_unit
+from ambidex.core.runtime import in_unit, off_the_clock, one_deadline, time_limit
 from ambidex.errors import AmbidexError, CapabilityMissing, InvalidQuery, NotFound, UnsupportedValue
 from ambidex.stores.media_records import Content, MediaInfo, Records, check_name, parse_url, to_url
 from ambidex.stores.media_source import PIECE, Hashing, Source
@@ -44,7 +45,7 @@ class Media(Store):
 
     def __init__(self, kv: Scope, blobs: Scope) -> None:
         self._bound = kv, blobs
-        self._runtime, self._max = kv.runtime, kv.max_bytes
+        self._runtime, self._max, self._timeout = kv.runtime, kv.max_bytes, kv.timeout
         self._records = Records(kv)
         self._blobs = blobs.leaf.blobs
 
@@ -55,6 +56,7 @@ class Media(Store):
     # ---------------------------------------------------------------- writing
 
     @operation
+    @one_deadline
     async def store(
         self,
         file_data: Any,
@@ -82,9 +84,11 @@ class Media(Store):
         name, about = check_name(file_name), self._about(content_type, metadata)
         source = Source(file_data, self._runtime)
         if not source.repeatable:
-            source = await self._begun(source)
+            with off_the_clock():
+                source = await self._begun(source)
         if source.repeatable:
-            sha = await source.digest()
+            with off_the_clock():
+                sha = await source.digest()
             blob, size = "", 0
         else:
             sha, blob, size = await self._upload(source, content_type)
@@ -113,10 +117,12 @@ class Media(Store):
         blob = await self._records.new_blob(sha)
         served = content_type if self._blobs.presigns else ""
         if source.whole is not None:
-            await self._blobs.put(blob, source.whole, served)
+            with _clock(len(source.whole)):
+                await self._blobs.put(blob, source.whole, served)
             return sha, blob, len(source.whole)
         passing = Hashing(expected=sha)
-        await self._blobs.put(blob, passing.through(source.pieces()), served)
+        with off_the_clock():
+            await self._blobs.put(blob, passing.through(source.pieces()), served)
         if not sha:
             await self._records.mark(blob, passing.digest)
         return passing.digest, blob, passing.size
@@ -143,6 +149,7 @@ class Media(Store):
         return bool(used)
 
     @operation
+    @one_deadline
     async def delete(self, url: str) -> bool:
         """Delete a file; True if it existed. Its content goes with the last name that it was stored under.
 
@@ -201,6 +208,7 @@ class Media(Store):
     # ---------------------------------------------------------------- reading
 
     @operation
+    @one_deadline
     async def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         """Return the content, or ``length`` bytes of it from ``start`` on: what there is, b"" behind the end.
 
@@ -210,7 +218,8 @@ class Media(Store):
         """
         content = await self._found(url)
         _check_range(start, length)
-        return await self._blobs.get(content.blob, start, length)
+        with _clock(content.size if length is None else min(content.size, length)):
+            return await self._blobs.get(content.blob, start, length)
 
     @operation
     async def info(self, url: str) -> MediaInfo | None:
@@ -220,6 +229,7 @@ class Media(Store):
         return None if content is None else content.info(sha, name)
 
     @operation
+    @one_deadline
     async def presign(self, url: str, expires: float | timedelta = 3600) -> str:
         """Return a URL by which anyone can fetch the content over HTTP until it expires.
 
@@ -255,7 +265,8 @@ class Media(Store):
             raise InvalidQuery(f"a page is 1 to {_MOST_PAGE:,} contents, not {page!r}")
         after = None
         while True:
-            found, after = await self._records.page(after, page)
+            with time_limit(self._timeout):
+                found, after = await self._records.page(after, page)
             infos = [content.info(sha, name) for sha, content in found for name in sorted(content.names)]
             yield [info for info in infos if info is not None]
             if after is None:
@@ -297,6 +308,11 @@ async def _continued(taken: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGe
     yield taken
     async for piece in rest:
         yield piece
+
+
+def _clock(size: int) -> AbstractContextManager[None]:
+    """Count the passing of a few bytes to the operation's time; of more, each exchange with the server has its own."""
+    return off_the_clock() if size > _BUFFERED else nullcontext()
 
 
 def _again(kept: Stored, about: Stored) -> Stored:

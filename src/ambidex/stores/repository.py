@@ -19,6 +19,7 @@ from ambidex.core.filters import bind, conditions_of, order_of
 from ambidex.core.models import Model, model_of
 from ambidex.core.ports import Capability, Order, RecordQuery, Row, Space
 from ambidex.core.query import Condition
+from ambidex.core.runtime import one_deadline
 from ambidex.errors import ConfigurationError, InvalidQuery, NotFound, UnsupportedValue
 from ambidex.stores.cursors import read_cursor, write_cursor
 from ambidex.stores.scope import Scope
@@ -91,6 +92,7 @@ class Repository(Store, Generic[T]):
         self._spec = self._model.spec
         self._space = Space(self._spec, self._scope.tenant)
         self._port = self._scope.leaf.records
+        self._timeout = self._scope.timeout
         self._hidden = True
 
     def __repr__(self) -> str:
@@ -252,6 +254,7 @@ class Repository(Store, Generic[T]):
         return bool(await self._port.find(self._space, RecordQuery(self._where(filters), (), 1, None, scan)))
 
     @operation
+    @one_deadline
     async def page(
         self,
         /,

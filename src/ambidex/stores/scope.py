@@ -6,6 +6,7 @@ never from an argument of a call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +36,7 @@ class Scope:
         secret: what cursors are signed with; None means a secret that is kept in the storage itself.
         json_serializer: the application's own way to write nested data as JSON.
         embedder: what makes vectors of texts for the index; None: nothing does.
+        timeout: seconds that an operation may take in all.
     """
 
     leaf: Leaf
@@ -46,6 +48,7 @@ class Scope:
     secret: bytes | None = field(default=None, repr=False)
     json_serializer: Callable[[Any], str | bytes] | None = None
     embedder: Embedder | None = None
+    timeout: float = math.inf
 
     def for_tenant(self, tenant: str) -> Scope:
         """Return the same scope bound to a tenant.

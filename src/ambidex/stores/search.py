@@ -21,6 +21,7 @@ from ambidex.core.fusion import FUSIONS
 from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition, parse_filters
+from ambidex.core.runtime import one_deadline, time_limit
 from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
 from ambidex.stores.cache import copies
 from ambidex.stores.embedders import embedder_for
@@ -46,7 +47,7 @@ class Index(Store):
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._port = scope.leaf.search
+        self._port, self._timeout = scope.leaf.search, scope.timeout
 
     def embedded_by(self, embedder: Embedder | Embed | str) -> Self:
         """Return the same index with another embedder.
@@ -89,6 +90,7 @@ class Index(Store):
         await self.add_many([IndexItem(id, title, text, dict(metadata or {}), vector)], namespace=namespace)
 
     @operation
+    @one_deadline
     async def add_many(self, items: Iterable[IndexItem], *, namespace: str = "default") -> None:
         """Add or replace items in one atomic batch.
 
@@ -101,6 +103,7 @@ class Index(Store):
             await self._port.index(space, await self._embedded(checked, namespace))
 
     @operation
+    @one_deadline
     async def search(
         self,
         query: str,
@@ -234,10 +237,14 @@ class Index(Store):
             raise ConfigurationError("there is no embedder to make vectors with; choose one: index.embedded_by(...)")
         space = self._space(namespace)
         after: str | None = None
-        while items := await self._port.page(space, after, page, ()):
-            after = items[-1].id
-            bare = [item._replace(vector=None) for item in items]
-            await self._port.index(space, await self._embedded(bare, namespace, replacing=True))
+        while True:
+            with time_limit(self._timeout):
+                items = await self._port.page(space, after, page, ())
+                if not items:
+                    return
+                after = items[-1].id
+                bare = [item._replace(vector=None) for item in items]
+                await self._port.index(space, await self._embedded(bare, namespace, replacing=True))
             yield [item.id for item in items]
 
     @operation

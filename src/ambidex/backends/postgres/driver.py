@@ -28,7 +28,7 @@ from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
 from ambidex.core.ports import BlobPort, SearchPort
-from ambidex.core.runtime import Runtime, check_deadline, current_deadline, remaining
+from ambidex.core.runtime import Runtime, check_deadline, current_deadline, remaining, time_limit
 from ambidex.errors import AmbidexError, CapabilityMissing, Conflict
 from ambidex.runtime.aio import AsyncRuntime
 from ambidex.runtime.blocking import BlockingRuntime
@@ -123,8 +123,12 @@ class Leaf(ABC):
         """Give the unit's connection back."""
 
     @abstractmethod
-    def _spare(self) -> None:
-        """Reclaim what has expired, on a connection that nobody needs right now."""
+    def _spare(self, until: float) -> None:
+        """Reclaim what has expired, on a connection that nobody needs right now.
+
+        Args:
+            until: the deadline of the call that found it due, which is not to last longer for that.
+        """
 
     # Life.
 
@@ -187,11 +191,13 @@ class Leaf(ABC):
         unit = self._db.unit.get()
         if unit is not None:
             return await self._in_unit(unit, statements)
+        until = current_deadline(self._db.timeout)
         if not self._db.ready:
-            await self.open()
-        rows = await self._answer(statements, current_deadline(self._db.timeout), write=write)
+            with time_limit(remaining(until)):
+                await self.open()
+        rows = await self._answer(statements, until, write=write)
         if write and self._db.maintenance_due():
-            self._spare()
+            self._spare(until)
         return rows
 
     async def _answer(self, statements: Sequence[Statement], deadline: float, *, write: bool) -> list[list[Row]]:
@@ -380,12 +386,12 @@ class BlockingPostgresLeaf(Leaf):
         assert isinstance(unit.connection, BlockingConnection)  # noqa: S101  # as above
         self._db.threads.release(unit.connection)
 
-    def _spare(self) -> None:
+    def _spare(self, until: float) -> None:
         for statements in self._reclaim:
             try:
-                connection = self._db.threads.acquire(time.monotonic() + self._db.timeout)
+                connection = self._db.threads.acquire(until)
                 try:
-                    connection.run(statements, time.monotonic() + self._db.timeout)
+                    connection.run(statements, until)
                 finally:
                     self._db.threads.release(connection)
             except (AmbidexError, Lost, Refused, Expired) as error:
@@ -431,7 +437,7 @@ class AsyncPostgresLeaf(Leaf):
             )
         await upserts.put(row, deadline)
         if db.maintenance_due():
-            self._spare()
+            self._spare(deadline)
 
     async def _acquire(self, deadline: float) -> Connection:
         return await self._db.loops.get().acquire(deadline)
@@ -465,7 +471,7 @@ class AsyncPostgresLeaf(Leaf):
         unit.connection.held = False
         self._db.loops.get().release(unit.connection)
 
-    def _spare(self) -> None:
+    def _spare(self, until: float) -> None:
         self._db.loops.get().spawn(self._sweep())
 
     async def _sweep(self) -> None:
