@@ -1,16 +1,57 @@
 """The package as a whole: importing it is cheap and opens nothing, and its public names exist."""
 
+import inspect
 import subprocess
 import sys
+from typing import get_type_hints
+
+import pytest
 
 import ambidex
+from ambidex import AsyncStorage, SyncStorage, UnifiedStorage
+
+DRIVERS = ("apsw", "redis", "psycopg", "obstore")
+HEAVY = (
+    "asyncio",
+    "concurrent.futures",
+    "email",
+    "http",
+    "logging",
+    "numpy",
+    "pydantic",
+    "ssl",
+    "tokenizers",
+    "wordllama",
+)
+ROOMS = ("conversations", "documents", "log", "media", "outbox", "repository", "search")
 
 
-def test_importing_loads_no_driver_and_no_event_loop() -> None:
-    drivers = ("apsw", "redis", "psycopg", "obstore", "asyncio")
-    code = f"import sys, ambidex; print([name for name in {drivers} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import ambidex", (*DRIVERS, *HEAVY, "typing", "ambidex.storage")),
+        (
+            "from ambidex import UnifiedStorage; UnifiedStorage('memory://')",
+            (*DRIVERS, *HEAVY, "dataclasses", "inspect", "msgspec", "uuid", "ambidex.stores.kv"),
+        ),
+        ("from ambidex import UnifiedStorage; UnifiedStorage('memory://').sync.kv.get('key')", (*DRIVERS, *HEAVY)),
+        (
+            "from ambidex import SyncStorage; kv = SyncStorage('sqlite://').kv; kv.set('key', 1); kv.get('key')",
+            (*DRIVERS[1:], *HEAVY),
+        ),
+    ],
+)
+def test_a_process_imports_what_it_uses_and_no_more(code: str, absent: tuple[str, ...]) -> None:
+    absent = (*absent, *(f"ambidex.stores.{room}" for room in ROOMS))
+    code = f"{code}; import sys; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("view", [AsyncStorage, SyncStorage, UnifiedStorage])
+def test_annotations_of_what_is_loaded_late_can_be_read(view: type) -> None:
+    hints = {name: get_type_hints(value) for name, value in inspect.getmembers(view, inspect.isfunction)}
+    assert "ttl" in hints["set"]
 
 
 def test_every_public_name_exists() -> None:

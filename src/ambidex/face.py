@@ -6,36 +6,20 @@ The invariant: a flat method is its room's operation under another name and adds
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
-import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
+from ambidex import stores
 from ambidex.core.dual import Store, context, operation
-from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
-from ambidex.core.messages import Message
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
 from ambidex.core.runtime import Runtime, deadline, in_unit, one_deadline, unit
 from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict
 from ambidex.settings import Settings
-from ambidex.stores.cache import QueryCache
-from ambidex.stores.context import search_context
-from ambidex.stores.conversations import Conversations
-from ambidex.stores.documents import Documents
-from ambidex.stores.kv import TTL, KeyValue
-from ambidex.stores.log import Log
-from ambidex.stores.media import Media
-from ambidex.stores.outbox import Outbox
-from ambidex.stores.scope import Scope
-from ambidex.stores.search import Index
 
 __all__ = ["Core", "Face", "StorageBackend"]
 
-_log = logging.getLogger("ambidex")
 _PROBE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.005
 
@@ -49,12 +33,12 @@ class Core(Protocol):
         ...
 
     @property
-    def cache(self) -> QueryCache:
+    def cache(self) -> stores.QueryCache:
         """Where answers of searches are kept."""
         ...
 
     @property
-    def embedder(self) -> Embedder | None:
+    def embedder(self) -> stores.Embedder | None:
         """What makes vectors of texts, or None."""
         ...
 
@@ -70,7 +54,7 @@ class Core(Protocol):
         """Return the services of a mode."""
         ...
 
-    def outbox(self, blocking: bool) -> Outbox:
+    def outbox(self, blocking: bool) -> stores.Outbox:
         """Return what runs units of work in a mode."""
         ...
 
@@ -91,7 +75,7 @@ class StorageBackend(ABC):
         """Return the value of a key, or None."""
 
     @abstractmethod
-    def set(self, key: str, value: Any, ttl: TTL | None = None) -> Any:
+    def set(self, key: str, value: Any, ttl: stores.TTL | None = None) -> Any:
         """Store a value."""
 
     @abstractmethod
@@ -119,10 +103,10 @@ class Face(Store):
         tenant = f", tenant={self._tenant!r}" if self._tenant else ""
         return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
 
-    def scope(self, capability: Capability, *, blocking: bool) -> Scope:
+    def scope(self, capability: Capability, *, blocking: bool) -> stores.Scope:
         """Return the ports for a capability in one mode; repositories and other stores are made from this."""
         core = self._core
-        scope = Scope(
+        scope = stores.Scope(
             core.leaf(capability, blocking),
             core.runtime(blocking),
             max_bytes=core.settings.max_value_bytes,
@@ -135,7 +119,7 @@ class Face(Store):
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 
-    def _scope(self, capability: Capability) -> Scope:
+    def _scope(self, capability: Capability) -> stores.Scope:
         return self.scope(capability, blocking=self._is_blocking)
 
     @property
@@ -143,35 +127,37 @@ class Face(Store):
         return self._core.settings.timeout
 
     @lazy
-    def _kv(self) -> KeyValue:
-        return KeyValue(self._scope(Capability.KV))
+    def _kv(self) -> stores.KeyValue:
+        return stores.KeyValue(self._scope(Capability.KV))
 
     @lazy
-    def _events(self) -> Log:
-        return Log(self._scope(Capability.LOG))
+    def _events(self) -> stores.Log:
+        return stores.Log(self._scope(Capability.LOG))
 
     @lazy
-    def _index(self) -> Index:
-        return Index(self._scope(Capability.SEARCH))
+    def _index(self) -> stores.Index:
+        return stores.Index(self._scope(Capability.SEARCH))
 
     @lazy
-    def _conversations(self) -> Conversations:
-        return Conversations(self._scope(Capability.KV), self._scope(Capability.LOG), self._search_scope())
+    def _conversations(self) -> stores.Conversations:
+        return stores.Conversations(self._scope(Capability.KV), self._scope(Capability.LOG), self._search_scope())
 
     @lazy
-    def _documents(self) -> Documents:
-        return Documents(self._scope(Capability.KV), self._search_scope())
+    def _documents(self) -> stores.Documents:
+        return stores.Documents(self._scope(Capability.KV), self._search_scope())
 
     @lazy
-    def _media(self) -> Media:
+    def _media(self) -> stores.Media:
         kv = self._scope(Capability.KV)
         try:
-            return Media(kv, self._scope(Capability.BLOBS))
+            return stores.Media(kv, self._scope(Capability.BLOBS))
         except CapabilityMissing:
-            local = self._core.local_blobs()
-            return Media(kv, replace(kv, leaf=local.blocking if self._is_blocking else local.aio))
+            from dataclasses import replace
 
-    def _search_scope(self) -> Scope | None:
+            local = self._core.local_blobs()
+            return stores.Media(kv, replace(kv, leaf=local.blocking if self._is_blocking else local.aio))
+
+    def _search_scope(self) -> stores.Scope | None:
         """Return the scope of search, or None: conversations and documents are kept without it, too."""
         try:
             return self._scope(Capability.SEARCH)
@@ -184,7 +170,7 @@ class Face(Store):
         return await self._kv.get(key)
 
     @operation
-    async def set(self, key: str, value: Any, ttl: TTL | None = None) -> None:
+    async def set(self, key: str, value: Any, ttl: stores.TTL | None = None) -> None:
         """Store a value, for ``ttl`` seconds if given. See :meth:`KeyValue.set`."""
         await self._kv.set(key, value, ttl)
 
@@ -217,7 +203,7 @@ class Face(Store):
         await self._conversations.save(chat_id, messages, ttl_hours)
 
     @operation
-    async def get_conversation(self, chat_id: str, *, strict: bool = False) -> list[Message] | None:
+    async def get_conversation(self, chat_id: str, *, strict: bool = False) -> list[stores.Message] | None:
         """Return the system prompt and the last 20 messages, or None where there is no such conversation.
 
         A storage failure is logged and gives None, unless ``strict``. See
@@ -231,6 +217,8 @@ class Face(Store):
         self, query: str, chat_id: str | None = None, include_conversation: bool = True, top_k: int = 5
     ) -> dict[str, Any]:
         """Return what belongs to a question, in three parts. See :func:`ambidex.stores.context.search_context`."""
+        from ambidex.stores.context import search_context
+
         return await search_context(
             lambda: (self._index, self._conversations), query, chat_id, include_conversation, top_k
         )
@@ -287,7 +275,9 @@ class Face(Store):
             with deadline(_PROBE_SECONDS):
                 await (backend.blocking if self._is_blocking else backend.aio).ping()
         except AmbidexError as error:
-            _log.warning("health check of %s failed: %s", backend.name, error)
+            import logging
+
+            logging.getLogger("ambidex").warning("health check of %s failed: %s", backend.name, error)
             return False
         return True
 
@@ -342,12 +332,15 @@ class Face(Store):
             CapabilityMissing: the backend has no transactions.
             Conflict: it lost every time.
         """
+        import random
+        from inspect import isawaitable
+
         last = 1 if in_unit() else max(1, attempts)
         for attempt in range(1, last + 1):
             try:
                 async with self.transaction():
                     result = unit()
-                    return await result if inspect.isawaitable(result) else result
+                    return await result if isawaitable(result) else result
             except (Conflict, Busy):
                 if attempt == last:
                     raise

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from ambidex import stores
 from ambidex.core.dual import Blocking, Detecting, drive
-from ambidex.core.embedding import Embedder
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Leaf
 from ambidex.core.runtime import Runtime, time_limit
@@ -25,23 +25,10 @@ from ambidex.errors import CapabilityMissing, ConfigurationError
 from ambidex.face import Face, StorageBackend
 from ambidex.runtime.process import ForkLock
 from ambidex.settings import OVERRIDES, BackendUrl, Settings, extra_for, register_scheme
-from ambidex.stores.cache import QueryCache
-from ambidex.stores.conversations import BlockingConversations, Conversations, DetectingConversations
-from ambidex.stores.deferred import deferring
-from ambidex.stores.documents import BlockingDocuments, DetectingDocuments, Documents
-from ambidex.stores.embedders import embedder_for
-from ambidex.stores.kv import BlockingKeyValue, DetectingKeyValue, KeyValue
-from ambidex.stores.log import BlockingLog, DetectingLog, Log
-from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
-from ambidex.stores.outbox import Outbox, Shared, Target
-from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
-from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
 
 __all__ = ["AsyncStorage", "StorageBackend", "SyncStorage", "UnifiedStorage", "register_backend"]
 
 T = TypeVar("T")
-
-_log = logging.getLogger("ambidex")
 
 _CLASSES = {
     "memory": ("ambidex.backends.memory", "MemoryBackend"),
@@ -70,20 +57,29 @@ class _Core:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.cache = QueryCache()
         self._backends: dict[BackendUrl, Backend] = {}
         self._leaves: dict[tuple[int, bool], Leaf] = {}
         self._deferring: dict[tuple[int, bool], Leaf] = {}
-        self._outboxes: dict[bool, Outbox] = {}
-        self._shared = Shared()
+        self._outboxes: dict[bool, stores.Outbox] = {}
         self._policies: dict[int, tuple[Any, Any]] = {}
         self._runtimes: dict[bool, Runtime] = {}
         self._announced = False
         self._guard = ForkLock()
 
     @lazy
-    def embedder(self) -> Embedder | None:
+    def cache(self) -> stores.QueryCache:
+        """Where answers of searches are kept."""
+        return stores.QueryCache()
+
+    @lazy
+    def _shared(self) -> stores.Shared:
+        return stores.Shared()
+
+    @lazy
+    def embedder(self) -> stores.Embedder | None:
         """What makes vectors of texts, or None."""
+        from ambidex.stores.embedders import embedder_for
+
         return embedder_for(self.settings.embedder)
 
     def backend(self, capability: Capability) -> Backend:
@@ -119,6 +115,8 @@ class _Core:
         leaf = self._plain(backend, blocking)
         if not self._is_elsewhere(backend):
             return leaf
+        from ambidex.stores.deferred import deferring
+
         found = self._deferring.get((id(backend), blocking))
         # setdefault, because stores compare leaves to see whether one backend holds two things
         return found or self._deferring.setdefault(
@@ -138,7 +136,7 @@ class _Core:
         except (CapabilityMissing, ConfigurationError):
             return False
 
-    def outbox(self, blocking: bool) -> Outbox:
+    def outbox(self, blocking: bool) -> stores.Outbox:
         """Return what runs units of work in a mode.
 
         Raises:
@@ -147,7 +145,7 @@ class _Core:
         outbox = self._outboxes.get(blocking)
         if outbox is None:
             home = self.backend(Capability.TRANSACTIONS)
-            made = Outbox(
+            made = stores.Outbox(
                 self._plain(home, blocking),
                 home.capabilities,
                 functools.partial(self._target, blocking),
@@ -162,9 +160,9 @@ class _Core:
         places = self.settings.overrides
         return next(name for name in OVERRIDES if name in places and self._backends.get(places[name]) is backend)
 
-    def _target(self, blocking: bool, place: str) -> Target:
+    def _target(self, blocking: bool, place: str) -> stores.Target:
         backend = self.backend(Capability(place))
-        return Target(self._plain(backend, blocking), backend.capabilities, backend.name)
+        return stores.Target(self._plain(backend, blocking), backend.capabilities, backend.name)
 
     def _protected(self, backend: Backend, leaf: Leaf, blocking: bool) -> Leaf:
         """Both colours share the breaker and the retry budget, because both speak to the same server."""
@@ -217,7 +215,8 @@ class _Core:
     def _announce(self) -> None:
         if not self._announced:
             self._announced = True
-            _log.info("UnifiedStorage initialized")
+            if "logging" in sys.modules:  # else nobody listens
+                sys.modules["logging"].getLogger("ambidex").info("UnifiedStorage initialized")
 
 
 def _make_backend(place: BackendUrl, settings: Settings) -> Backend:
@@ -253,36 +252,36 @@ class AsyncStorage(Face):
         super().__init__(_core_of(url, settings), tenant)
 
     @property
-    def kv(self) -> KeyValue:
+    def kv(self) -> stores.KeyValue:
         """Values by key."""
         return self._kv
 
     @property
-    def events(self) -> Log:
+    def events(self) -> stores.Log:
         """Append-only streams."""
         return self._events
 
     @property
-    def index(self) -> Index:
+    def index(self) -> stores.Index:
         """Full text and vectors."""
         return self._index
 
     @property
-    def conversations(self) -> Conversations:
+    def conversations(self) -> stores.Conversations:
         """Chats."""
         return self._conversations
 
     @property
-    def documents(self) -> Documents:
+    def documents(self) -> stores.Documents:
         """Texts with versions, found by their best pieces."""
         return self._documents
 
-    def repository(self, model: type[T]) -> Repository[T]:
+    def repository(self, model: type[T]) -> stores.Repository[T]:
         """Return the repository of a model class."""
-        return Repository(self, model)
+        return stores.Repository(self, model)
 
     @property
-    def media(self) -> Media:
+    def media(self) -> stores.Media:
         """Files by content."""
         return self._media
 
@@ -327,38 +326,38 @@ class SyncStorage(Blocking, Face):
         super().__init__(_core_of(url, settings), tenant)
 
     @lazy
-    def kv(self) -> BlockingKeyValue:
+    def kv(self) -> stores.BlockingKeyValue:
         """Values by key."""
-        return BlockingKeyValue(self._scope(Capability.KV))
+        return stores.BlockingKeyValue(self._scope(Capability.KV))
 
     @lazy
-    def events(self) -> BlockingLog:
+    def events(self) -> stores.BlockingLog:
         """Append-only streams."""
-        return BlockingLog(self._scope(Capability.LOG))
+        return stores.BlockingLog(self._scope(Capability.LOG))
 
     @lazy
-    def index(self) -> BlockingIndex:
+    def index(self) -> stores.BlockingIndex:
         """Full text and vectors."""
-        return BlockingIndex(self._scope(Capability.SEARCH))
+        return stores.BlockingIndex(self._scope(Capability.SEARCH))
 
     @lazy
-    def conversations(self) -> BlockingConversations:
+    def conversations(self) -> stores.BlockingConversations:
         """Chats."""
-        return BlockingConversations(*self._conversations._scopes)
+        return stores.BlockingConversations(*self._conversations._scopes)
 
     @lazy
-    def documents(self) -> BlockingDocuments:
+    def documents(self) -> stores.BlockingDocuments:
         """Texts with versions, found by their best pieces."""
-        return BlockingDocuments(*self._documents._bound)
+        return stores.BlockingDocuments(*self._documents._bound)
 
-    def repository(self, model: type[T]) -> BlockingRepository[T]:
+    def repository(self, model: type[T]) -> stores.BlockingRepository[T]:
         """Return the repository of a model class."""
-        return BlockingRepository(self, model)
+        return stores.BlockingRepository(self, model)
 
     @lazy
-    def media(self) -> BlockingMedia:
+    def media(self) -> stores.BlockingMedia:
         """Files by content."""
-        return BlockingMedia(*self._media._bound)
+        return stores.BlockingMedia(*self._media._bound)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -430,43 +429,43 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
         return self.aio
 
     @lazy
-    def kv(self) -> DetectingKeyValue:
+    def kv(self) -> stores.DetectingKeyValue:
         """Values by key."""
-        return DetectingKeyValue(self.aio.kv, self.sync.kv)
+        return stores.DetectingKeyValue(self.aio.kv, self.sync.kv)
 
     @lazy
-    def events(self) -> DetectingLog:
+    def events(self) -> stores.DetectingLog:
         """Append-only streams."""
-        return DetectingLog(self.aio.events, self.sync.events)
+        return stores.DetectingLog(self.aio.events, self.sync.events)
 
     @lazy
-    def index(self) -> DetectingIndex:
+    def index(self) -> stores.DetectingIndex:
         """Full text and vectors."""
-        return DetectingIndex(self.aio.index, self.sync.index)
+        return stores.DetectingIndex(self.aio.index, self.sync.index)
 
     @lazy
-    def conversations(self) -> DetectingConversations:
+    def conversations(self) -> stores.DetectingConversations:
         """Chats."""
-        return DetectingConversations(self.aio.conversations, self.sync.conversations)
+        return stores.DetectingConversations(self.aio.conversations, self.sync.conversations)
 
     @lazy
-    def documents(self) -> DetectingDocuments:
+    def documents(self) -> stores.DetectingDocuments:
         """Texts with versions, found by their best pieces."""
-        return DetectingDocuments(self.aio.documents, self.sync.documents)
+        return stores.DetectingDocuments(self.aio.documents, self.sync.documents)
 
     @lazy
-    def media(self) -> DetectingMedia:
+    def media(self) -> stores.DetectingMedia:
         """Files by content."""
-        return DetectingMedia(self.aio.media, self.sync.media)
+        return stores.DetectingMedia(self.aio.media, self.sync.media)
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self._core.settings
 
-    def repository(self, model: type[T]) -> DetectingRepository[T]:
+    def repository(self, model: type[T]) -> stores.DetectingRepository[T]:
         """Return the repository of a model class."""
-        return DetectingRepository(self.aio.repository(model), self.sync.repository(model))
+        return stores.DetectingRepository(self.aio.repository(model), self.sync.repository(model))
 
     def tenant(self, name: str) -> UnifiedStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""

@@ -24,12 +24,10 @@ from uuid import UUID
 
 import msgspec
 
+from ambidex.core.ports import Stored
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 
 __all__ = ["DEFAULT_MAX_BYTES", "FORMAT", "Stored", "decode", "encode", "to_plain"]
-
-Stored = bytes | int
-"""What a port keeps: an integer, or bytes whose first byte is the format version."""
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ super().method()`` mean the same in both modes.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
@@ -23,6 +22,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from ambidex.errors import ConfigurationError, Suspended, UsageError
+
+if TYPE_CHECKING:
+    import inspect
 
 __all__ = ["Blocking", "Detecting", "Store", "context", "drive", "in_event_loop", "operation", "stream"]
 
@@ -189,8 +191,20 @@ def _install(cls: type, name: str, source: Callable[..., Any], form: Callable[..
     setattr(cls, name, form)
 
 
-def _is_async(value: object) -> bool:
-    return inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+_COROUTINE, _ASYNC_GENERATOR = 0x80, 0x200  # of inspect, whose import would be a fifth of what the package costs
+
+
+def _is_async(value: object, flags: int = _COROUTINE | _ASYNC_GENERATOR) -> bool:
+    """Tell whether calling this makes a coroutine or an asynchronous generator, as inspect tells it."""
+    if type(value) is types.FunctionType and not hasattr(value, "_is_coroutine_mark"):
+        return bool(value.__code__.co_flags & flags)
+    if not callable(value) or isinstance(value, type):
+        return False
+    import inspect
+
+    return (bool(flags & _COROUTINE) and inspect.iscoroutinefunction(value)) or (
+        bool(flags & _ASYNC_GENERATOR) and inspect.isasyncgenfunction(value)
+    )
 
 
 def _check_overrides(cls: type) -> None:
@@ -237,18 +251,20 @@ def _blocking_operation(__fn: Callable[..., Any], /) -> Callable[..., Any]:
 
 
 def _compile(method: Any, fn: Callable[..., Any]) -> None:
+    import inspect
+
     parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
     own = inspect.Parameter("__self", inspect.Parameter.POSITIONAL_ONLY)
-    rest = parameters[1:] if parameters[0].kind in _PLAIN else parameters  # a wrapper may take self among its *args
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    rest = parameters[1:] if parameters[0].kind in plain else parameters  # a wrapper may take self among its *args
     bare = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in rest]
     code = _method_code(str(inspect.Signature([own, *bare])), ", ".join(map(_passed_on, rest)))
     # The code comes last: another thread may be calling.
-    method.__defaults__ = tuple(p.default for p in rest if p.kind in _PLAIN and p.default is not p.empty) or None
+    method.__defaults__ = tuple(p.default for p in rest if p.kind in plain and p.default is not p.empty) or None
     method.__kwdefaults__ = {p.name: p.default for p in rest if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
     method.__code__ = code
 
 
-_PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # What the compiled methods use, under names that no parameter has.
 __idle, __new_driver, __suspended = _idle, _new_driver, _suspended
 _METHOD = """
@@ -275,7 +291,7 @@ def shape(__fn, __method):
 def _passed_on(parameter: inspect.Parameter) -> str:
     if parameter.kind is parameter.KEYWORD_ONLY:
         return f"{parameter.name}={parameter.name}"
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
     return stars.get(cast("Any", parameter.kind), "") + parameter.name
 
 
@@ -537,7 +553,7 @@ else:
         Raises:
             TypeError: the function is not a coroutine function.
         """
-        if not inspect.iscoroutinefunction(fn):
+        if not _is_async(fn, _COROUTINE):
             raise TypeError(f"@operation needs an 'async def' that returns a value; {fn!r} is not one")
         setattr(fn, _KIND, "operation")
         return fn
@@ -562,7 +578,7 @@ else:
 def _generator_form(
     fn: Callable[..., Any], kind: Literal["stream", "context"], form: Callable[[Any], Any]
 ) -> Callable[..., Any]:
-    if not inspect.isasyncgenfunction(fn):
+    if not _is_async(fn, _ASYNC_GENERATOR):
         raise TypeError(f"@{kind} needs an 'async def' with yield; {fn!r} is not one")
 
     @functools.wraps(fn)

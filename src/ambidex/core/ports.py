@@ -16,7 +16,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ambidex.core.blob_port import BlobInfo, BlobPort
-from ambidex.core.codec import Stored
 from ambidex.core.query import Condition
 from ambidex.core.spec import RecordSpec
 from ambidex.errors import CapabilityMissing
@@ -44,8 +43,12 @@ __all__ = [
     "SearchQuery",
     "Space",
     "SpaceState",
+    "Stored",
     "When",
 ]
+
+Stored = bytes | int
+"""What a port keeps: an integer, or bytes whose first byte is the format version."""
 
 
 class Capability(enum.StrEnum):

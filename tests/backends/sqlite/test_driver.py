@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from ambidex.backends.sqlite import SqliteBackend
+from ambidex.backends.sqlite.aio import AsyncSqliteLeaf
 from ambidex.backends.sqlite.connection import INLINE_BYTES, InlineReader, LongRead
 from ambidex.backends.sqlite.database import Database
-from ambidex.backends.sqlite.driver import AsyncSqliteLeaf, BlockingSqliteLeaf
+from ambidex.backends.sqlite.driver import BlockingSqliteLeaf
 from ambidex.core.dual import drive
 from ambidex.core.ports import When
 from ambidex.core.runtime import deadline

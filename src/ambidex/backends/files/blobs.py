@@ -6,7 +6,6 @@ thread removes what it has begun.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -124,6 +123,8 @@ class AsyncFileBlobs(FileBlobs):
     """In the worker threads of the running loop: a disk may take its time."""
 
     async def _run(self, call: Callable[[], T]) -> T:
+        import asyncio
+
         until = current_deadline(self._timeout)
         check_deadline(until, "work on a local blob")
         try:

@@ -7,10 +7,16 @@ write through either is seen by the next read through the other.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ambidex.backends.sqlite.database import Database
-from ambidex.backends.sqlite.driver import AsyncSqliteLeaf, BlockingSqliteLeaf
+from ambidex.backends.sqlite.driver import BlockingSqliteLeaf
+from ambidex.core.lazy import lazy
 from ambidex.core.ports import Capability
 from ambidex.settings import BackendUrl, Settings
+
+if TYPE_CHECKING:
+    from ambidex.backends.sqlite.aio import AsyncSqliteLeaf
 
 __all__ = ["SqliteBackend"]
 
@@ -31,6 +37,12 @@ class SqliteBackend:
     )
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
-        database = Database(url, settings)
-        self.blocking = BlockingSqliteLeaf(database)
-        self.aio = AsyncSqliteLeaf(database)
+        self._database = Database(url, settings)
+        self.blocking = BlockingSqliteLeaf(self._database)
+
+    @lazy
+    def aio(self) -> AsyncSqliteLeaf:
+        """The colour for event loops, which brings asyncio with it."""
+        from ambidex.backends.sqlite.aio import AsyncSqliteLeaf
+
+        return AsyncSqliteLeaf(self._database)

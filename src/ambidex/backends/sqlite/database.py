@@ -11,8 +11,6 @@ could not be closed (inside a transaction of the forking thread) is refused its 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 import weakref
@@ -230,6 +228,8 @@ class _Folder:
     """The temporary folder of a private database; it goes with the object, in the process that made it."""
 
     def __init__(self) -> None:
+        import tempfile
+
         self._name = tempfile.mkdtemp(prefix="ambidex-")
         self.file = os.path.join(self._name, "private.db")
         self._finalizer = weakref.finalize(self, _remove, self._name, os.getpid())
@@ -244,6 +244,8 @@ class _Folder:
             finally:
                 source.close()
         blobs = self.file + "-blobs"
+        import shutil
+
         if os.path.isdir(blobs):  # a blob never changes, so a second name for it is a copy
             shutil.copytree(blobs, folder.file + "-blobs", copy_function=os.link)
         return folder
@@ -255,6 +257,8 @@ class _Folder:
 
 def _remove(folder: str, process: int) -> None:
     if process == os.getpid():
+        import shutil
+
         shutil.rmtree(folder, ignore_errors=True)
 
 

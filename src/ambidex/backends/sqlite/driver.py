@@ -1,47 +1,42 @@
-"""The SQLite leaf pair.
+"""What both colours of SQLite's leaf do alike, and the blocking one; :class:`SqliteBackend` holds both.
 
-The same statements, run on the calling thread or for an event loop; :class:`SqliteBackend` holds both.
-
-Blocking reads use the thread's own connection. Asynchronous reads run *inline* on the loop's thread, because a point
-read takes microseconds and a hand-over takes tens; one that turns out longer than a few dozen microseconds, or meets a
-large value, is interrupted and run again on a worker thread. All writes go to the one writer. The invariant: an
-asynchronous call never holds the loop for longer than the bounded inline try, and a cancelled one leaves either its
-whole effect or none.
+The same statements are run on the calling thread or, by ``aio.py``, for an event loop. Blocking reads use the thread's
+own connection. All writes go to the one writer. The invariant: a write that is given up, in either colour, leaves
+either its whole effect or none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 import msgspec
 
-from ambidex.backends.files.blobs import AsyncFileBlobs, BlockingFileBlobs, FileBlobs
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.records import Column, SqlRecords
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
-from ambidex.backends.sqlite.alarm import Alarms
 from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, Work
 from ambidex.backends.sqlite.schema import NOW
-from ambidex.backends.sqlite.search import SqliteSearch
+from ambidex.core.lazy import lazy
 from ambidex.core.runtime import check_deadline, current_deadline, remaining
 from ambidex.errors import Busy, Closed, DeadlineExceeded, LeaseLost, UsageError
 
-__all__ = ["DIALECT", "AsyncSqliteLeaf", "BlockingSqliteLeaf"]
+if TYPE_CHECKING:
+    from ambidex.backends.files.blobs import FileBlobs
+    from ambidex.backends.sqlite.search import SqliteSearch
+
+__all__ = ["DIALECT", "BlockingSqliteLeaf", "SqliteLeaf"]
 
 T = TypeVar("T")
-
-_TOO_MUCH_INLINE = (apsw.InterruptError, apsw.BusyError, apsw.TooBigError)
 
 
 def _listing(values: Sequence[str]) -> str:
@@ -57,21 +52,32 @@ DIALECT = Dialect(
 )
 
 
-class _Leaf(ABC):
+class SqliteLeaf(ABC):
     """What both colours do alike; each says how reads are run and how a job is waited for."""
-
-    _blob_kind: type[FileBlobs]
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._lease = database.lease
         self.kv = SqlKeyValue(self, DIALECT)
         self.log = SqlLog(self, DIALECT)
-        self.search = SqliteSearch(self, lambda: database.spaces)
         self.records = SqlRecords(self, RECORDS)
         database.on_close.append(self.records.forget)
-        settings = database.settings
-        self.blobs = self._blob_kind(database.blob_folder, settings.durability == "durable", settings.timeout)
+
+    @lazy
+    def search(self) -> SqliteSearch:
+        """See :class:`ambidex.core.ports.Leaf`."""
+        from ambidex.backends.sqlite.search import SqliteSearch
+
+        return SqliteSearch(self, lambda: self._db.spaces)
+
+    @lazy
+    def blobs(self) -> FileBlobs:
+        """See :class:`ambidex.core.ports.Leaf`."""
+        return self._make_blobs(self._db.blob_folder, self._db.settings.durability == "durable", self._db.timeout)
+
+    @abstractmethod
+    def _make_blobs(self, root: Callable[[], str], durable: bool, timeout: float) -> FileBlobs:
+        """See :class:`ambidex.backends.files.blobs.FileBlobs`."""
 
     @abstractmethod
     async def row(self, sql: str, args: Args = ()) -> Row | None:
@@ -266,10 +272,13 @@ def _all_of(statements: Sequence[Statement]) -> Work:
     return work
 
 
-class BlockingSqliteLeaf(_Leaf):
+class BlockingSqliteLeaf(SqliteLeaf):
     """Everything on the calling thread."""
 
-    _blob_kind = BlockingFileBlobs
+    def _make_blobs(self, root: Callable[[], str], durable: bool, timeout: float) -> FileBlobs:
+        from ambidex.backends.files.blobs import BlockingFileBlobs
+
+        return BlockingFileBlobs(root, durable, timeout)
 
     async def _open(self) -> None:
         self._db.ensure_open(current_deadline(self._db.timeout))
@@ -326,90 +335,3 @@ class BlockingSqliteLeaf(_Leaf):
             if not keep:
                 job.withdraw()
             raise
-
-
-class AsyncSqliteLeaf(_Leaf):
-    """For event loops; serves any number of them."""
-
-    _blob_kind = AsyncFileBlobs
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._alarms = Alarms()
-
-    async def _open(self) -> None:
-        until = current_deadline(self._db.timeout)
-        await self._in_worker(lambda: self._db.ensure_open(until))
-
-    async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._db.close)
-
-    async def row(self, sql: str, args: Args = ()) -> Row | None:
-        lease = self._lease.get()
-        if lease is not None:
-            return next(iter(await self._in_lease(lease, sql, args)), None)
-        db = self._db
-        if not db.ready:
-            await self._open()
-        try:
-            return db.inline.get().row(sql, args)
-        except _TOO_MUCH_INLINE:
-            pass
-        except Exception as error:
-            raise translate(error, db.path, "reading") from None
-        return next(iter(await self.heavy(sql, args)), None)
-
-    async def rows(self, sql: str, args: Args = ()) -> list[Row]:
-        lease = self._lease.get()
-        if lease is not None:
-            return await self._in_lease(lease, sql, args)
-        db = self._db
-        if not db.ready:
-            await self._open()
-        try:
-            return db.inline.get().rows(sql, args)
-        except _TOO_MUCH_INLINE:
-            pass
-        except Exception as error:
-            raise translate(error, db.path, "reading") from None
-        return await self.heavy(sql, args)
-
-    async def heavy(self, sql: str, args: Args = ()) -> list[Row]:
-        return await self.together(lambda read: read(sql, args))
-
-    async def together(self, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
-        lease = self._lease.get()
-        if lease is not None:
-            return await self._together_in_lease(lease, call)
-        db = self._db
-        if not db.ready:
-            await self._open()
-        read = db.long_read(current_deadline(db.timeout))
-        try:
-            return await self._in_worker(lambda: call(lambda sql, args: db.read_in_worker(sql, args, read)))
-        finally:
-            read.stopped = True
-
-    async def apart(self, call: Callable[[], T]) -> T:
-        return await self._in_worker(call)
-
-    async def _in_worker(self, call: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._db.submit(call))
-
-    def _submit(self, job: Job) -> None:
-        self._db.writer.enqueue(job)
-
-    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        future = job.wait_in_loop(loop)
-        alarm = self._alarms.of(loop)
-        submit(job)
-        alarm.add(future, job.deadline)
-        try:
-            await future
-        except BaseException:
-            if not keep:
-                job.withdraw()
-            raise
-        finally:
-            alarm.remove(future)

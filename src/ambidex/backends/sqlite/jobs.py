@@ -6,18 +6,20 @@ after that, or by its waiter, after which it is never run.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from ambidex.errors import AmbidexError, DeadlineExceeded, ForkedUse
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["EndJob", "Job", "Lease", "LeaseJob", "Work", "set_done", "tell"]
 
