@@ -24,8 +24,8 @@ from bench.harness import Bench, Result
 __all__ = ["Progress", "environment", "table", "write_json"]
 
 _PACKAGES = (
-    "ambidex", "aiosqlite", "apsw", "asgiref", "asyncpg", "coredis", "diskcache", "hiredis", "msgspec", "psycopg",
-    "psycopg-pool", "py-key-value-aio", "redis", "valkey-glide",
+    "ambidex", "advanced-alchemy", "aiosqlite", "apsw", "asgiref", "asyncpg", "coredis", "diskcache", "hiredis",
+    "msgspec", "psycopg", "psycopg-pool", "py-key-value-aio", "redis", "redis-om", "sqlalchemy", "valkey-glide",
 )  # fmt: skip
 
 

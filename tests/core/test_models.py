@@ -208,7 +208,7 @@ def test_an_object_that_does_not_fit_its_own_class_is_refused() -> None:
 def test_an_int_id_must_be_given() -> None:
     model = model_of(Base)
     with pytest.raises(UnsupportedValue, match=r"Base\.id is an int"):
-        model.with_id(model.to_row(Base(None)))  # type: ignore[arg-type]
+        model.with_ids([model.to_row(Base(None))])  # type: ignore[arg-type]
 
 
 def test_bytes_and_secrets_in_nested_data_are_refused() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from ambidex.core.codec import is_model, to_plain
 from ambidex.core.spec import Kind
 from ambidex.errors import UnsupportedValue
 
-__all__ = ["nested", "scalar"]
+__all__ = ["all_nested", "nested", "scalar", "scalars"]
 
 _MAX_DEPTH = 200
 _MAX_DIGITS = 1_000
@@ -43,6 +44,25 @@ def scalar(kind: Kind, value: Any, where: str) -> Any:
     return _SCALARS[kind](value, where)
 
 
+def scalars(kind: Kind, values: Sequence[Any], where: str) -> Sequence[Any]:
+    """Return many values of one field, None among them, as :func:`scalar` returns each.
+
+    Most are already what they shall be, which is seen faster of all of them together than of one after the other.
+
+    Raises:
+        UnsupportedValue: see :func:`scalar`.
+    """
+    types = set(map(type, values))
+    given: Sequence[Any] = values
+    if type(None) in types:
+        types.discard(type(None))
+        given = [value for value in values if value is not None]
+    exact, settled = _SETTLED.get(kind, (None, None))
+    if not types or (types == {exact} and settled is not None and settled(given)):
+        return values
+    return [None if value is None else scalar(kind, value, where) for value in values]
+
+
 def nested(value: Any, where: str, serializer: Callable[[Any], str | bytes] | None = None) -> Any:
     """Return nested data in the one form that JSON columns hold on every backend.
 
@@ -54,7 +74,25 @@ def nested(value: Any, where: str, serializer: Callable[[Any], str | bytes] | No
             value = msgspec.json.decode(serializer(value))
         except (TypeError, ValueError) as error:
             raise UnsupportedValue(f"{where}: the json_serializer refused the value: {error}") from None
-    return _json(value, where, 0)
+    try:
+        return _json(value, "", 0)
+    except UnsupportedValue:
+        return _json(value, where, 0)  # again for the path to what is wrong: writing it down is dear
+
+
+def all_nested(
+    values: Sequence[Any], where: str, serializer: Callable[[Any], str | bytes] | None = None
+) -> Sequence[Any]:
+    """Return nested data of one field, None among it, as :func:`nested` returns each.
+
+    Raises:
+        UnsupportedValue: see :func:`nested`.
+    """
+    if serializer is None and set(map(type, values)) == {list}:
+        items = list(chain.from_iterable(values))
+        if set(map(type, items)) == {str} and _whole_text(items):
+            return list(map(list, values))
+    return [None if value is None else nested(value, where, serializer) for value in values]
 
 
 def _wrong(kind: Kind, value: Any, where: str) -> UnsupportedValue:
@@ -175,6 +213,30 @@ _SCALARS: Mapping[Kind, Callable[[Any, str], Any]] = {
 }
 
 
+def _whole_text(values: Sequence[str]) -> bool:
+    """Tell whether no text has a NUL character or a lone surrogate."""
+    joined = "".join(values)
+    if not joined.isascii():
+        try:
+            joined.encode()
+        except UnicodeEncodeError:
+            return False
+    return "\x00" not in joined
+
+
+_SETTLED: Mapping[Kind, tuple[type, Callable[[Sequence[Any]], bool]]] = {
+    Kind.TEXT: (str, _whole_text),
+    Kind.INTEGER: (int, lambda values: min(values) >= -(2**63) and max(values) < 2**63),
+    Kind.FLOAT: (float, lambda values: all(map(math.isfinite, values)) and 0.0 not in values),
+    Kind.BOOLEAN: (bool, lambda _values: True),
+    Kind.UUID: (UUID, lambda _values: True),
+    Kind.DATETIME: (datetime, lambda values: all(value.tzinfo is UTC for value in values)),
+    Kind.DATE: (date, lambda _values: True),
+    Kind.BYTES: (bytes, lambda _values: True),
+}
+"""Of what exact type values are that stay as they are, and what must hold for them; other kinds are always rebuilt."""
+
+
 # Nested data.
 
 
@@ -191,7 +253,7 @@ def _mapping(value: Mapping[Any, Any], where: str, depth: int) -> dict[str, Any]
         name = key if type(key) is str else _key(key, where)
         if name in out:
             raise UnsupportedValue(f"{where}: two keys of a dict read {name!r} in JSON")
-        out[_text(name, where)] = _json(item, f"{where}[{name!r}]", depth + 1)
+        out[_text(name, where)] = _json(item, where and f"{where}[{name!r}]", depth + 1)
     return out
 
 
@@ -207,6 +269,8 @@ def _key(key: Any, where: str) -> str:
 
 
 def _items(value: Any, where: str, depth: int) -> list[Any]:
+    if not where:
+        return [_json(item, "", depth + 1) for item in value]
     return [_json(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
 
 

@@ -178,8 +178,8 @@ class Repository(Store, Generic[T]):
     @operation
     async def create_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store new objects, all or none, and return them as stored, in order."""
-        rows = [self._new(model) for model in models]
-        stored = [self._model.checked(row) for row in rows]
+        rows = self._all_new(models)
+        stored = self._model.all_checked(rows)
         if rows:
             await self._port.insert(self._space, rows)
         return stored
@@ -187,9 +187,8 @@ class Repository(Store, Generic[T]):
     @operation
     async def upsert_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store objects, new or not, all or none, and return them as stored, in order."""
-        rows = [self._new(model) for model in models]
-        for row in rows:
-            self._model.checked(row)
+        rows = self._all_new(models)
+        self._model.all_checked(rows)
         stored = await self._port.upsert(self._space, rows) if rows else []
         return [self._model.from_row(row) for row in stored]
 
@@ -324,14 +323,23 @@ class Repository(Store, Generic[T]):
     # Inside.
 
     def _new(self, model: T) -> Row:
-        spec, row = self._spec, self._model.with_id(self._row(model))
-        now = datetime.now(UTC)
-        for name in (spec.created_at, spec.updated_at):
-            if name is not None:
-                row[name] = now
-        if spec.version is not None:
-            row[spec.version] = 1
+        (row,) = self._begun([self._row(model)])
         return row
+
+    def _all_new(self, models: Iterable[T]) -> builtins.list[Row]:
+        return self._begun(self._model.to_rows(list(models), self._scope.json_serializer))
+
+    def _begun(self, rows: builtins.list[Row]) -> builtins.list[Row]:
+        """Return rows with what the storage gives to new records."""
+        spec = self._spec
+        self._model.with_ids(rows)
+        times = [name for name in (spec.created_at, spec.updated_at) if name is not None]
+        for row in rows:
+            if times:
+                row.update(dict.fromkeys(times, datetime.now(UTC)))
+            if spec.version is not None:
+                row[spec.version] = 1
+        return rows
 
     def _row(self, model: T) -> Row:
         return self._model.to_row(model, self._scope.json_serializer)

@@ -29,11 +29,20 @@ class Columns:
         type: the column's type as written in DDL.
         to_db: turns a Python value, not None, into what the driver binds; None where nothing is to do.
         from_db: turns what the driver returns, not None, back.
+        column_to_db: does what ``to_db`` does for a list of values, None among them, where there is a faster way.
     """
 
     type: str
     to_db: Converter | None = None
     from_db: Converter | None = None
+    column_to_db: Callable[[list[Any]], list[Any]] | None = None
+
+    def all_to_db(self, values: list[Any]) -> list[Any]:
+        """Return what ``to_db`` makes of each value, None among them."""
+        if self.column_to_db is not None:
+            return self.column_to_db(values)
+        convert = self.to_db
+        return values if convert is None else [None if value is None else convert(value) for value in values]
 
     @property
     def declared(self) -> str:
@@ -109,6 +118,11 @@ class Sql:
             value = row[name]
             out.append(value if convert is None or value is None else convert(value))
         return out
+
+    def bind_columns(self, rows: Sequence[Row]) -> list[list[Any]]:
+        """Return what ``insert`` binds for many rows, a list for each column behind the tenant."""
+        kinds = self.dialect.columns
+        return [kinds[field.kind].all_to_db([row[name] for row in rows]) for name, field in self.fields.items()]
 
     def row(self, values: Sequence[Any]) -> Row:
         """Return the row behind what a statement with all columns gave."""

@@ -8,6 +8,7 @@ statement that writes it, never by a read before it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 from ambidex.backends.relational.record_sql import TENANT, RecordDialect, Sql, pad
@@ -91,7 +92,8 @@ class SqlRecords:
         if len(rows) == 1:
             await self._leaf.write(sql.insert, sql.bind_row(space.tenant, rows[0]))
         else:
-            await self._leaf.write_many(sql.insert, [sql.bind_row(space.tenant, row) for row in rows])
+            columns = sql.bind_columns(rows)
+            await self._leaf.write_many(sql.insert, list(zip(repeat(space.tenant), *columns, strict=False)))
 
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
         sql = await self._sql(space.spec)

@@ -25,7 +25,8 @@ _json = msgspec.json.Encoder(order="sorted").encode
 
 
 def _datetime(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="microseconds")
+    utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return utc.isoformat("T", "microseconds")
 
 
 def compare(one: str, other: str) -> int:
@@ -46,7 +47,7 @@ RECORDS = RecordDialect(
         Kind.FLOAT: Columns("REAL", from_db=float),
         Kind.BOOLEAN: Columns("BOOLEAN", from_db=bool),
         Kind.DECIMAL: Columns(f"DECIMAL_TEXT COLLATE {_COLLATION}", str, Decimal),
-        Kind.UUID: Columns("UUID_TEXT", str, UUID),
+        Kind.UUID: Columns("UUID_TEXT", str, UUID, msgspec.to_builtins),
         Kind.DATETIME: Columns("DATETIME_TEXT", _datetime, datetime.fromisoformat),
         Kind.DATE: Columns("DATE_TEXT", date.isoformat, date.fromisoformat),
         Kind.TIME: Columns("TIME_TEXT", lambda value: value.isoformat(timespec="microseconds"), time.fromisoformat),
