@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 
+from ambidex.core.filters import conditions_of
 from ambidex.core.query import OPERATORS, Condition, matches, parse_filters
+from ambidex.core.spec import Field, Kind, RecordSpec
 from ambidex.errors import InvalidQuery
+
+_NESTED = RecordSpec("nested", (Field("id", Kind.TEXT, False), Field("data", Kind.JSON, True)), "id")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,15 @@ def test_free_field_names_are_words(name: str) -> None:
 def test_what_the_operators_mean(op: str, have: Any, want: Any, result: bool) -> None:
     assert OPERATORS[op](have, want) is result
     assert matches([Condition("f", op, want)], {"f": have}) is result
+
+
+def test_a_text_is_no_list_of_elements() -> None:
+    (condition,) = conditions_of(_NESTED, {"data__contains": "a"})
+    assert condition.said == "data__contains"
+    assert matches([condition], {"data": ["a"]})
+    assert not matches([condition], {"data": "a"})
+    with pytest.raises(InvalidQuery, match="unknown operator 'element'"):
+        conditions_of(_NESTED, {"data__element": "a"})
 
 
 def test_every_condition_must_hold() -> None:

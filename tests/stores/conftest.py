@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
 from ambidex.core.ports import Capability
+from ambidex.stores.outbox import Outbox
 from tests.services.catalogue import KINDS
 
 Body = Callable[[Any], Awaitable[Any]]
@@ -38,6 +39,33 @@ class Awaited:
             return _iterated(result) if hasattr(result, "__next__") else _value(result)
 
         return call
+
+
+class Face(Awaited):
+    """A synchronous face with the contexts of an asynchronous one."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "repository":
+            return lambda model: Records(self._blocking.repository(model))
+        return super().__getattr__(name)
+
+    @asynccontextmanager
+    async def transaction(self) -> Any:
+        with self._blocking.transaction():
+            yield
+
+    def atomically(self, unit: Any) -> Any:
+        async def run() -> Any:
+            return self._blocking.atomically(lambda: drive(unit()))
+
+        return run()
+
+
+class Records(Awaited):
+    """A synchronous repository whose methods can be awaited."""
+
+    def with_deleted(self) -> Records:
+        return Records(self._blocking.with_deleted())
 
 
 async def _value(value: Any) -> Any:
@@ -146,3 +174,34 @@ def in_mode(mode: str, storage: UnifiedStorage) -> Run:
         return asyncio.run(body(storage.aio))  # type: ignore[arg-type]
 
     return both
+
+
+def in_units(mode: str, storage: UnifiedStorage) -> Run:
+    """Return what runs a body with the face of a mode, units of work included, and closes the storage of async mode."""
+
+    def both(body: Body) -> Any:
+        if mode == "sync":
+            return drive(body(Face(storage.sync)))  # type: ignore[arg-type]
+
+        async def main() -> Any:
+            try:
+                return await body(storage.aio)
+            finally:
+                await storage.aio.close()
+
+        return asyncio.run(main())
+
+    return both
+
+
+def stop_applying(patch: pytest.MonkeyPatch) -> None:
+    """Apply nothing after a commit, and let nobody have a lease: what a crash at that moment leaves, a while later."""
+
+    async def crash(self: Outbox, row: Any) -> None:
+        await self._release(row.name)
+
+    async def nobody(self: Outbox) -> None:
+        pass
+
+    patch.setattr(Outbox, "_after", crash)
+    patch.setattr(Outbox, "recover_if_due", nobody)

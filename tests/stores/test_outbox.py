@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,38 +18,17 @@ from ambidex import UnifiedStorage, errors
 from ambidex.core.dual import drive
 from ambidex.core.ports import Capability
 from ambidex.core.spec import Id
-from ambidex.stores.outbox import Outbox
 from ambidex.stores.scope import Scope
 from tests.services import PostgresServer, RedisServer
 from tests.services.postgres import unavailable as no_postgres
 from tests.services.redis import unavailable as no_redis
-from tests.stores.conftest import Awaited, Body, Run
+from tests.stores.conftest import Face, Run, in_units, stop_applying
 
 
 @dataclass
 class Order:
     id: Annotated[int, Id()]
     state: str = "new"
-
-
-class Face(Awaited):
-    """A synchronous face with the contexts of an asynchronous one."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "repository":
-            return lambda model: Awaited(self._blocking.repository(model))
-        return super().__getattr__(name)
-
-    @asynccontextmanager
-    async def transaction(self) -> Any:
-        with self._blocking.transaction():
-            yield
-
-    def atomically(self, unit: Any) -> Any:
-        async def run() -> Any:
-            return self._blocking.atomically(lambda: drive(unit()))
-
-        return run()
 
 
 @contextmanager
@@ -98,19 +77,7 @@ def storage(places: tuple[str, str, str]) -> Iterator[UnifiedStorage]:
 
 @pytest.fixture(params=["sync", "async"])
 def run(request: pytest.FixtureRequest, storage: UnifiedStorage) -> Run:
-    def both(body: Body) -> Any:
-        if request.param == "sync":
-            return drive(body(Face(storage.sync)))  # type: ignore[arg-type]
-
-        async def main() -> Any:
-            try:
-                return await body(storage.aio)
-            finally:
-                await storage.aio.close()
-
-        return asyncio.run(main())
-
-    return both
+    return in_units(request.param, storage)
 
 
 everywhere = pytest.mark.parametrize(
@@ -120,17 +87,8 @@ everywhere = pytest.mark.parametrize(
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Nothing is applied after a commit, and nobody has a lease: what a crash at that moment leaves, a while later."""
-
-    async def crash(self: Outbox, row: Any) -> None:
-        await self._release(row.name)
-
-    async def nobody(self: Outbox) -> None:
-        pass
-
     with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "_after", crash)
-        patch.setattr(Outbox, "recover_if_due", nobody)
+        stop_applying(patch)
         yield patch
 
 
@@ -339,20 +297,6 @@ def test_what_decides_something_elsewhere_is_refused_with_the_remedy(run: Run, r
     run(body)
 
 
-def test_records_elsewhere_are_read_inside_a_unit_and_not_written(run: Run, tmp_path: Path) -> None:
-    storage = UnifiedStorage(f"sqlite:///{tmp_path}/m.db", records=f"sqlite:///{tmp_path}/r.db").sync
-    orders = storage.repository(Order)
-    orders.create(Order(1))
-    with storage.transaction():
-        assert orders.get(1) == Order(1)
-        with pytest.raises(errors.CapabilityMissing, match="place records on the backend of transactions"):
-            orders.create(Order(2))
-        with pytest.raises(errors.CapabilityMissing):
-            orders.delete(1)
-    assert orders.count() == 1
-    storage.close()
-
-
 def test_a_transaction_elsewhere_inside_a_unit_is_refused(storage: UnifiedStorage) -> None:
     scope: Scope = storage.sync.scope(Capability.KV, blocking=True)
     with storage.sync.transaction(), pytest.raises(errors.UsageError, match="transaction of its own"):
@@ -401,19 +345,6 @@ def test_tenants_stay_apart(storage: UnifiedStorage) -> None:
     with acme.transaction():
         acme.kv.set("plan", "large")
     assert (acme.kv.get("plan"), globex.kv.get("plan")) == ("large", None)
-
-
-def test_documents_with_an_index_elsewhere_join_the_unit(run: Run, tmp_path: Path) -> None:
-    storage = UnifiedStorage(f"sqlite:///{tmp_path}/m.db", search=f"sqlite:///{tmp_path}/i.db").sync
-    with pytest.raises(ZeroDivisionError), storage.transaction():
-        storage.documents.store("Whooper swans winter on lakes.", {"path": "swans"})
-        raise ZeroDivisionError
-    assert storage.documents.get_by_path("swans") is None
-    assert storage.documents.find("swans") == []
-    with storage.transaction():
-        id_ = storage.documents.store("Whooper swans winter on lakes.", {"path": "swans"})
-    assert [found.document.id for found in storage.documents.find("swans")] == [id_]
-    storage.close()
 
 
 def test_a_server_that_is_down_after_the_commit_gets_it_when_it_is_back(

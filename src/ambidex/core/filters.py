@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from ambidex.core.ports import Order
-from ambidex.core.query import Condition, parse_filters
+from ambidex.core.query import ELEMENT, Condition, parse_filters
 from ambidex.core.spec import Field, Kind, RecordSpec
 from ambidex.core.values import scalar
 from ambidex.errors import InvalidQuery, UnsupportedValue
@@ -77,7 +77,7 @@ def _json(name: str, op: str, value: Any) -> Condition:
         value = value.value
     for kind, accepted in ((Kind.TEXT, str), (Kind.INTEGER, int)):
         if isinstance(value, accepted) and not isinstance(value, bool):
-            return Condition(name, op, _scalar(kind, value, name))
+            return Condition(name, ELEMENT, _scalar(kind, value, name))
     raise InvalidQuery(f"{name}__contains looks for text or an int in a list, not for {type(value).__name__}")
 
 

@@ -406,8 +406,9 @@ class OncePort(Protocol):
         Args:
             name: no other write has it.
             port: whose method it is.
-            method: ``put``, ``put_many`` or ``delete_many`` of ``kv``, ``append`` of ``log``.
-            args: the method's, ``put`` without ``when``, the items as lists of key and value.
+            method: ``put``, ``put_many`` or ``delete_many`` of ``kv``, ``append`` of ``log``, ``upsert``, ``update``,
+                ``update_where``, ``delete`` or ``delete_where`` of ``records``.
+            args: the method's, ``put`` without ``when``, its items as lists of key and value.
         """
         ...
 

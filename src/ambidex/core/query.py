@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ambidex.errors import InvalidQuery
 
-__all__ = ["OPERATORS", "Condition", "matches", "none_first", "parse_filters"]
+__all__ = ["ELEMENT", "OPERATORS", "Condition", "matches", "none_first", "parse_filters"]
 
 
 class Condition(NamedTuple):
@@ -22,6 +22,11 @@ class Condition(NamedTuple):
     field: str
     op: str
     value: Any
+
+    @property
+    def said(self) -> str:
+        """How a filter says it: ``field__operator``."""
+        return f"{self.field}__{'contains' if self.op == ELEMENT else self.op}"
 
 
 def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -41,6 +46,10 @@ _HOLDERS = (list, tuple, set, frozenset)
 def _contains(have: Any, want: Any) -> bool:
     if isinstance(have, str):
         return isinstance(want, str) and want in have
+    return _has_element(have, want)
+
+
+def _has_element(have: Any, want: Any) -> bool:
     return isinstance(have, _HOLDERS) and any(type(item) is type(want) and item == want for item in have)
 
 
@@ -58,6 +67,11 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "is_null": lambda have, want: (have is None) is bool(want),
 }
 """What each operator means; backends that compile it to something else must agree with this table."""
+
+ELEMENT = "element"
+"""What ``contains`` is on nested data, where a text is no list of characters; no filter names it."""
+
+_MEANINGS = {**OPERATORS, ELEMENT: _has_element}
 
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 
@@ -102,7 +116,7 @@ def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition
 
 def matches(conditions: Iterable[Condition], record: Mapping[str, Any]) -> bool:
     """Tell whether a record meets every condition; the reference for all backends."""
-    return all(OPERATORS[op](record.get(field), value) for field, op, value in conditions)
+    return all(_MEANINGS[op](record.get(field), value) for field, op, value in conditions)
 
 
 def none_first(value: Any) -> tuple[bool, Any]:

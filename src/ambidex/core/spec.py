@@ -7,6 +7,7 @@ whatever a backend needs to know about a field stands in it.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 __all__ = ["CreatedAt", "DeletedAt", "Field", "Id", "Indexed", "Kind", "RecordSpec", "Unique", "UpdatedAt", "Version"]
@@ -98,6 +99,13 @@ class RecordSpec(NamedTuple):
             new[self.created_at] = old[self.created_at]
         if self.version is not None:
             new[self.version] = old[self.version] + 1
+
+    def changed(self, old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row with some fields changed: its version has grown."""
+        new = {**old, **changes}
+        if self.version is not None:
+            new[self.version] = old[self.version] + 1
+        return new
 
     def field(self, name: str) -> Field:
         """Return a field by name."""

@@ -101,6 +101,13 @@ class Conversations(Store):
         """Return the same conversations with another way to count tokens."""
         return self._derive(*self._scopes, count_tokens)
 
+    def _check_at_once(self, what: str) -> None:
+        """Refuse, inside a unit of another backend, what reads places and heads to know what it writes."""
+        kv, log, _ = self._scopes
+        hint = "An append without ttl_hours can wait for the commit."
+        kv.check_at_once("kv", f"conversations.{what}", hint)
+        log.check_at_once("log", f"conversations.{what}", hint)
+
     # ---------------------------------------------------------------- writing
 
     @operation
@@ -123,6 +130,7 @@ class Conversations(Store):
             UnsupportedValue: a message cannot be kept; nothing was stored.
         """
         name, checked = _name(chat_id), check_messages(messages)
+        self._check_at_once("save")
         await self._replace(name, checked, _hours(ttl_hours))
         if index:
             await self._index_last(chat_id, checked)
@@ -138,11 +146,14 @@ class Conversations(Store):
             ttl_hours: a new time to live for the whole conversation; None leaves it as it is.
 
         Returns:
-            The place of the last message: a number that grows within the conversation.
+            The place of the last message: a number that grows within the conversation; 0 where it is not known before
+            the commit of a transaction on another backend.
         """
         name, checked, ttl = _name(chat_id), check_messages(messages), _hours(ttl_hours)
         if not checked:
             raise InvalidQuery("append needs at least one message")
+        if ttl is not None:
+            self._check_at_once("append with ttl_hours")
         now = _millis()
         seqs = await self._log.append(self._now + name, [self._pack(message, now) for message in checked], ttl)
         if ttl is not None:
@@ -155,6 +166,7 @@ class Conversations(Store):
     async def extend(self, chat_id: str, ttl_hours: float | None = 24) -> bool:
         """Give a conversation a new time to live from now (None: for ever); False if it does not exist."""
         name, ttl = _name(chat_id), _hours(ttl_hours)
+        self._check_at_once("extend")
         if not await self._log.expire(self._now + name, ttl):
             return False
         with partly_applied():
@@ -166,6 +178,7 @@ class Conversations(Store):
     async def delete(self, chat_id: str) -> bool:
         """Delete a conversation with its metadata and its previous one; True if it existed."""
         name = _name(chat_id)
+        self._check_at_once("delete")
         await self._kv.delete_many([self._heads + name, self._meta + name])
         with partly_applied():
             await self._log.drop(self._previous + name)
@@ -180,6 +193,7 @@ class Conversations(Store):
             True if there was anything to put away.
         """
         name = _name(chat_id)
+        self._check_at_once("reset")
         if not await self._log.tail(self._now + name, 1):
             return False
         await self._replace(name, [], None, archive=True)
@@ -190,6 +204,7 @@ class Conversations(Store):
     async def restore(self, chat_id: str) -> bool:
         """Make the previous conversation the current one, and the current the previous; False if there is none."""
         name = _name(chat_id)
+        self._check_at_once("restore")
         await self._finish(name, await self._head(name))
         previous = await self._segment(self._previous + name)
         if not previous:
@@ -216,6 +231,7 @@ class Conversations(Store):
         Raises:
             NotFound: there is no such conversation, or no such message in it.
         """
+        self._check_at_once("fork")
         messages = await self.history(chat_id)
         if not -len(messages) <= at < len(messages):
             raise NotFound(f"the conversation {chat_id!r} has {len(messages)} messages, none at {at}")
@@ -313,6 +329,7 @@ class Conversations(Store):
     async def set_metadata(self, chat_id: str, /, **values: Any) -> None:
         """Add to what is known of a conversation; a value of None removes an entry."""
         name = _name(chat_id)
+        self._scopes[0].check_at_once("kv", "conversations.set_metadata")
         while True:
             entry = await self._kv.entry(self._meta + name)
             ttl = (await self._head(name)).ttl_ms

@@ -14,36 +14,40 @@ from typing import Any, cast
 
 from ambidex.core.codec import Stored
 from ambidex.core.ports import IndexItem, Leaf, Put, When
-from ambidex.errors import CapabilityMissing, UsageError
+from ambidex.errors import UsageError
 from ambidex.stores.outbox import Entry, Outbox, Unit
+from ambidex.stores.record_writes import RecordWrites
+from ambidex.stores.undecided import undecided
 
-__all__ = ["DeferringLeaf", "deferring"]
+__all__ = ["DeferringLeaf", "beneath", "deferring"]
 
 _READS: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"get", "get_many", "entry", "scan"}),
     "log": frozenset({"tail", "range", "length", "streams"}),
-    "search": frozenset({"query", "fetch", "count"}),
+    "search": frozenset({"query", "fetch", "count", "page", "state"}),
     "records": frozenset({"get", "find", "count", "explain"}),
 }
 _REFUSED: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"swap", "touch", "incr"}),
     "log": frozenset({"trim", "expire", "drop"}),
     "search": frozenset(),
-    "records": frozenset({"insert", "upsert", "update", "update_where", "delete", "delete_where"}),
+    "records": frozenset(),
 }
+_AT_ONCE = {"search": frozenset({"claim"})}
+"""What a unit that is undone may leave: a namespace without items may be anybody's, so it does not matter whose."""
 
 
 class _Writes:
     """The writes that can wait: each returns its entry, and what the port would have returned as far as it is known."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, inner: Any, so_far: Sequence[Entry]) -> None:
+        self._inner, self._so_far = inner, so_far
 
 
 class _KeyValueWrites(_Writes):
     async def put(self, key: str, value: Stored, ttl_ms: int | None, when: When) -> tuple[list[Any], Any]:
         if when is not When.ALWAYS:
-            raise _refusal("kv", f"put if {when}")
+            raise undecided("kv", f"put if {when}")
         return [key, value, ttl_ms], True
 
     async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> tuple[list[Any], Any]:
@@ -66,15 +70,20 @@ class _SearchWrites(_Writes):
     async def remove(self, namespace: str, ids: Sequence[str]) -> tuple[list[Any], Any]:
         return [namespace, list(ids)], len(await self._inner.fetch(namespace, ids))
 
+    async def annotate(
+        self, namespace: str, ids: Sequence[str], metadata: dict[str, Any], patch: bool
+    ) -> tuple[list[Any], Any]:
+        return [namespace, list(ids), dict(metadata), patch], len(await self._inner.fetch(namespace, ids))
+
     async def reset(self, namespace: str) -> tuple[list[Any], Any]:
         return [namespace], await self._inner.count(namespace)
 
 
-_WRITES: Mapping[str, type[_Writes]] = {
+_WRITES: Mapping[str, type[_Writes | RecordWrites]] = {
     "kv": _KeyValueWrites,
     "log": _LogWrites,
     "search": _SearchWrites,
-    "records": _Writes,
+    "records": RecordWrites,
 }
 
 
@@ -83,25 +92,19 @@ def _vector(item: IndexItem) -> list[float] | None:
     return None if item.vector is None else [number + 0.0 for number in item.vector]
 
 
-def _refusal(port: str, what: str) -> CapabilityMissing:
-    return CapabilityMissing(
-        f"{port} is on another backend than this transaction, and the outcome of {what!r} there cannot be known before "
-        f"the commit. Do it before or after the transaction, or place {port} on the backend of transactions"
-    )
-
-
 class _Port:
     """A port whose methods look whether they are inside a unit; each is made at its first use."""
 
     def __init__(self, place: str, name: str, inner: Any, outbox: Outbox) -> None:
         self._place = place
         self._name, self._inner, self._outbox = name, inner, outbox
-        self._writes = _WRITES[name](inner)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
         port = self._name
-        if name in _READS[port] or name in _REFUSED[port] or hasattr(self._writes, name):
+        if name in _AT_ONCE.get(port, ()):
+            return value
+        if name in _READS[port] or name in _REFUSED[port] or hasattr(_WRITES[port], name):
             value = self.__dict__[name] = self._method(name, value)
         return value
 
@@ -129,10 +132,12 @@ class _Port:
                 "or start it outside"
             )
         if name in _REFUSED[self._name]:
-            raise _refusal(self._name, name)
+            raise undecided(self._name, name)
         self._outbox.check(self._place, self._name)
-        data, result = await getattr(self._writes, name)(*args, **kwargs)
-        unit.entries.append(Entry(self._place, self._name, name, data))
+        so_far = [entry for entry in unit.entries if (entry.place, entry.port) == (self._place, self._name)]
+        data, result = await getattr(_WRITES[self._name](self._inner, so_far), name)(*args, **kwargs)
+        if data is not None:
+            unit.entries.append(Entry(self._place, self._name, name, data))
         return result
 
 
@@ -149,14 +154,23 @@ class DeferringLeaf:
             value = self.__dict__[name] = _Port(self._place, name, value, self._outbox)
         return value
 
+    def defers(self) -> bool:
+        """Tell whether what is written now waits for the commit of a transaction on another backend."""
+        return self._outbox.shared.unit.get() is not None
+
     def transaction(self) -> AbstractAsyncContextManager[None]:
         """See :meth:`ambidex.core.ports.Leaf.transaction`; not inside a unit of another backend."""
-        if self._outbox.shared.unit.get() is not None:
+        if self.defers():
             raise UsageError(
                 "this needs a transaction of its own on another backend than the one whose transaction is open; "
                 "do it before or after, or place both on one backend"
             )
         return self._leaf.transaction()
+
+
+def beneath(leaf: Leaf) -> Leaf:
+    """Return a leaf as it is outside of units, for what is no part of any."""
+    return leaf._leaf if isinstance(leaf, DeferringLeaf) else leaf
 
 
 def deferring(leaf: Leaf, outbox: Outbox, place: str) -> Leaf:

@@ -19,7 +19,7 @@ from uuid import uuid4
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.keys import escape, unescape
 from ambidex.core.ports import Capability, IndexItem, Put, When
-from ambidex.core.runtime import partly_applied, time_limit
+from ambidex.core.runtime import in_unit, partly_applied, time_limit
 from ambidex.errors import AlreadyExists, AmbidexError, Conflict, NotFound, PartialFailure, VersionConflict
 from ambidex.stores.document_parts import Draft, Head, cut, index_items, uuid7
 from ambidex.stores.scope import Scope
@@ -66,6 +66,7 @@ class Records:
     """
 
     def __init__(self, kv: Scope, search: Scope | None, namespace: str) -> None:
+        self._scope = kv
         self._kv, self._runtime, self._max, self._timeout = kv.leaf.kv, kv.runtime, kv.max_bytes, kv.timeout
         self._namespace = namespace
         self.index = None if search is None else Index(search)
@@ -180,6 +181,7 @@ class Records:
 
     async def write(self, targets: list[Target]) -> list[str]:
         """Store documents unit by unit and return their ids, in order. Each unit has the time of one operation."""
+        self._scope.check_at_once("kv", "storing documents")
         ids: list[str] = []
         for group in self._groups(targets):
             try:
@@ -344,6 +346,7 @@ class Records:
 
     async def remove(self, id_: str) -> bool:
         """Delete a document with everything that belongs to it; False if there is none."""
+        self._scope.check_at_once("kv", "deleting documents")
         await self.recover_sometimes()
         return await self._atomically(functools.partial(self._remove, id_))
 
@@ -371,7 +374,9 @@ class Records:
         return keys
 
     async def recover_sometimes(self) -> None:
-        """Finish what others left, at first use and then every half minute."""
+        """Finish what others left, at first use and then every half minute; it is no part of the caller's unit."""
+        if in_unit():
+            return
         if time.monotonic() - self._recovered_at > _RECOVER_EVERY:
             await self.recover(force=False)
 
@@ -446,6 +451,7 @@ class Records:
 
     async def recover(self, force: bool) -> int:
         """Finish the intents whose writers are gone; return how many."""
+        self._scope.check_at_once("kv", "recovering documents")
         done, after = 0, None
         self._recovered_at = time.monotonic()
         while True:

@@ -28,15 +28,18 @@ from ambidex.core.ids import uuid7
 from ambidex.core.ports import Capability, IndexItem, Leaf, OncePort, Put, When
 from ambidex.core.runtime import Runtime, deadline
 from ambidex.errors import (
+    AlreadyExists,
     AmbidexError,
     Busy,
     CapabilityMissing,
+    ConfigurationError,
     Conflict,
     InvalidKey,
     InvalidQuery,
     OutcomeUnknown,
     UnsupportedValue,
 )
+from ambidex.stores.record_writes import port_arguments, record_names
 
 __all__ = ["Entry", "Outbox", "Shared", "Target", "Unit"]
 
@@ -51,7 +54,7 @@ _MARK_MS = 30 * 86_400_000
 _SETTLED_MS = 600_000
 _PAGE = 100
 _ATTEMPTS = 20
-_HOPELESS = (UnsupportedValue, InvalidKey, InvalidQuery)
+_HOPELESS = (UnsupportedValue, InvalidKey, InvalidQuery, AlreadyExists)
 
 
 class Entry(NamedTuple):
@@ -63,12 +66,27 @@ class Entry(NamedTuple):
     method: str
     args: list[Any]
 
-    def touches(self) -> list[tuple[str, ...]]:
-        """Return what has an order: keys, streams and namespaces of an index."""
+    def touches(self) -> list[tuple[Any, ...]]:
+        """Return what has an order: keys, streams, records and namespaces of an index."""
+        if self.port == "records":
+            return [(self.place, self.port, *name) for name in record_names(self.method, self.args)]
         names = [self.args[0]]
         if self.port == "kv" and self.method != "put":
             names = [key if self.method == "delete_many" else key[0] for key in self.args[0]]
         return [(self.place, self.port, name) for name in names]
+
+    def port_args(self) -> list[Any]:
+        """Return what the port's method takes."""
+        args: list[Any] = list(self.args)
+        if self.port == "records":
+            return port_arguments(self.method, args)
+        if self.method == "put":
+            args.append(When.ALWAYS)
+        elif self.method == "put_many":
+            args[0] = [Put(*item) for item in args[0]]
+        elif self.method == "index":
+            args[1] = [IndexItem(*item) for item in args[1]]
+        return args
 
 
 class Unit:
@@ -112,7 +130,7 @@ class _Waiting(NamedTuple):
     at: int
     entries: list[Entry]
 
-    def touches(self) -> set[tuple[str, ...]]:
+    def touches(self) -> set[tuple[Any, ...]]:
         return {touched for entry in self.entries for touched in entry.touches()}
 
 
@@ -277,7 +295,7 @@ class Outbox:
 
     async def _replay(self, force: bool) -> int:
         done, after = 0, None
-        failed, blocked = set[str](), set[tuple[str, ...]]()
+        failed, blocked = set[str](), set[tuple[Any, ...]]()
         while True:
             keys, after = await self._home.kv.scan(_ROW, after, _PAGE)
             rows = await self._read(sorted(keys))
@@ -292,7 +310,8 @@ class Outbox:
                     done += int(await self._apply(row))
                 except AmbidexError as error:
                     _log.warning("what a unit left for other backends waits on: %s", error)
-                    failed |= places
+                    if not isinstance(error, ConfigurationError):  # one table that does not fit, not the target
+                        failed |= places
                     blocked |= touched
                     self._look_within(_RECOVER_SOON)
                 if not force:
@@ -330,7 +349,7 @@ class Outbox:
         once = target.once(named[0][1].port)
         if once is not None:
             for name, entry in named:
-                await self._insist(functools.partial(once.apply, name, *entry[1:]))
+                await self._insist(functools.partial(once.apply, name, *_once_call(entry)))
             return
         mark = _MARK + named[0][0]
 
@@ -365,7 +384,7 @@ class Outbox:
                 await target.leaf.kv.touch(_MARK + named[0][0], _SETTLED_MS)
                 return
             for name, entry in named:
-                await once.settle(name, *entry[1:])
+                await once.settle(name, *_once_call(entry))
         except AmbidexError:
             pass  # they end by themselves after a month
 
@@ -387,13 +406,11 @@ def _aged(entry: Entry, at: int) -> Entry:
     return entry._replace(args=[*entry.args[:-1], max(1, ttl - max(0, time.time_ns() // 1_000_000 - at))])
 
 
+def _once_call(entry: Entry) -> tuple[str, str, list[Any]]:
+    """Return what :class:`OncePort` takes beside the name."""
+    return entry.port, entry.method, entry.port_args() if entry.port == "records" else entry.args
+
+
 async def _call(leaf: Leaf, entry: Entry) -> None:
     """Run an entry on a leaf."""
-    args: list[Any] = list(entry.args)
-    if entry.method == "put":
-        args.append(When.ALWAYS)
-    elif entry.method == "put_many":
-        args[0] = [Put(*item) for item in args[0]]
-    elif entry.method == "index":
-        args[1] = [IndexItem(*item) for item in args[1]]
-    await getattr(getattr(leaf, entry.port), entry.method)(*args)
+    await getattr(getattr(leaf, entry.port), entry.method)(*entry.port_args())

@@ -115,7 +115,7 @@ class Repository(Store, Generic[T]):
         """
         row = self._new(model)
         stored = self._model.checked(row)
-        await self._port.insert(self._space, [row])
+        await self._add([model], [row])
         return stored
 
     @operation
@@ -178,10 +178,11 @@ class Repository(Store, Generic[T]):
     @operation
     async def create_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store new objects, all or none, and return them as stored, in order."""
+        models = list(models)
         rows = self._all_new(models)
         stored = self._model.all_checked(rows)
         if rows:
-            await self._port.insert(self._space, rows)
+            await self._add(models, rows)
         return stored
 
     @operation
@@ -340,6 +341,16 @@ class Repository(Store, Generic[T]):
             if spec.version is not None:
                 row[spec.version] = 1
         return rows
+
+    async def _add(self, models: Iterable[T], rows: builtins.list[Row]) -> None:
+        """Insert rows; but where writes wait for a commit elsewhere, put those whose ids were made for them just now.
+
+        Nobody else has such an id, so both come to the same, and only what cannot be refused later may wait.
+        """
+        if self._scope.defers() and all(getattr(model, self._spec.id) in (None, "") for model in models):
+            await self._port.upsert(self._space, rows)
+        else:
+            await self._port.insert(self._space, rows)
 
     def _row(self, model: T) -> Row:
         return self._model.to_row(model, self._scope.json_serializer)

@@ -18,6 +18,8 @@ from ambidex.core.ports import Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import InvalidKey, TenantMismatch
 from ambidex.stores.cache import QueryCache
+from ambidex.stores.deferred import DeferringLeaf
+from ambidex.stores.undecided import undecided
 
 __all__ = ["Scope"]
 
@@ -65,6 +67,24 @@ class Scope:
             )
         escape(tenant)
         return replace(self, tenant=tenant)
+
+    def defers(self) -> bool:
+        """Tell whether what is written now waits for the commit of a transaction on another backend."""
+        return isinstance(self.leaf, DeferringLeaf) and self.leaf.defers()
+
+    def check_at_once(self, port: str, what: str, hint: str = "") -> None:
+        """Refuse what must see its own writes where these wait for the commit of a transaction on another backend.
+
+        Args:
+            port: where it writes.
+            what: the call, for the message.
+            hint: a sentence on what to do instead.
+
+        Raises:
+            CapabilityMissing: they do.
+        """
+        if self.defers():
+            raise undecided(port, what, hint)
 
     def prefix(self, room: str, *parts: str) -> str:
         """Return the text with which this scope's keys of one room begin.

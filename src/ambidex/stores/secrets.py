@@ -16,6 +16,7 @@ from ambidex.core.codec import decode, encode
 from ambidex.core.keys import encode as key_of
 from ambidex.core.ports import When
 from ambidex.errors import Corrupted
+from ambidex.stores.deferred import beneath
 from ambidex.stores.scope import Scope
 
 __all__ = ["signing_key"]
@@ -32,16 +33,17 @@ async def signing_key(scope: Scope) -> bytes:
     """
     if scope.secret is not None:
         return hmac.digest(scope.secret, b"ambidex cursor", hashlib.sha256)
-    known = _known.get(scope.leaf)
+    leaf = beneath(scope.leaf)  # no unit of another backend has a part in it, and it is needed at once
+    known = _known.get(leaf)
     if known is not None:
         return known
-    stored = await scope.leaf.kv.get(_KEY)
+    stored = await leaf.kv.get(_KEY)
     if stored is None:
-        await scope.leaf.kv.put(_KEY, encode(secrets.token_bytes(32)), None, When.ABSENT)
-        stored = await scope.leaf.kv.get(_KEY)
+        await leaf.kv.put(_KEY, encode(secrets.token_bytes(32)), None, When.ABSENT)
+        stored = await leaf.kv.get(_KEY)
     else:
         # Remembered only when found, because the transaction in which it was made may yet be undone.
-        _known[scope.leaf] = _secret(stored)
+        _known[leaf] = _secret(stored)
     return _secret(stored)
 
 

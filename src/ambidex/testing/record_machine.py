@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Callable, Coroutine
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -129,11 +130,14 @@ class RecordMachine(RuleBasedStateMachine):
     Args:
         subject: the backend under test.
         run: runs a coroutine in the subject's mode, on the same loop every time.
+        counted: told of each step.
     """
 
-    def __init__(self, subject: Subject, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(
+        self, subject: Subject, run: Callable[[Coroutine[Any, Any, Any]], Any], counted: Callable[[], object]
+    ) -> None:
         super().__init__()
-        self._run = run
+        self._run, self._counted, self._started = run, counted, False
         self._subjects = [
             subject.of_tenant(Subject.fresh_name()),
             Subject(UnifiedStorage("memory://"), subject.mode),
@@ -227,17 +231,24 @@ class RecordMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_agrees(self) -> None:
+        if self._started:
+            self._counted()
+        self._started = True
         self._agree(lambda r: r.with_deleted().list())
 
 
-def compare(subject: Subject, examples: int, steps: int) -> None:
+def compare(subject: Subject, examples: int, steps: int) -> int:
     """Run the machine in the subject's mode; the first difference fails, with the shortest way to it.
 
     Args:
         subject: the backend under test; it is closed at the end.
         examples: how many runs.
         steps: how many calls a run, at most.
+
+    Returns:
+        How many calls were made and compared.
     """
+    made = itertools.count()
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -248,17 +259,18 @@ def compare(subject: Subject, examples: int, steps: int) -> None:
     )
 
     def machine(run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        made = cast("type[RecordMachine]", partial(RecordMachine, subject, run))
-        run_state_machine_as_test(made, settings=chosen)
+        factory = partial(RecordMachine, subject, run, partial(next, made))
+        run_state_machine_as_test(cast("type[RecordMachine]", factory), settings=chosen)
 
     if subject.mode is Mode.BLOCKING:
         try:
             machine(drive)
         finally:
             subject.root.sync.close()
-        return
+        return next(made)
     with asyncio.Runner() as runner:
         try:
             machine(runner.run)
         finally:
             runner.run(subject.root.aio.close())
+    return next(made)

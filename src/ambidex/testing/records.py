@@ -247,7 +247,14 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
         """Each operator on each kind of field, alone and together."""
         things = subject.repository(make)
         rows: dict[str, dict[str, Any]] = {
-            "a": {"name": "Anna", "age": 1, "score": 1.5, "price": Decimal("1.0"), "born": date(2020, 1, 1)},
+            "a": {
+                "name": "Anna",
+                "age": 1,
+                "score": 1.5,
+                "price": Decimal("1.0"),
+                "born": date(2020, 1, 1),
+                "anything": "5",
+            },
             "b": {"name": "anna%", "age": 2, "score": -2.0, "price": Decimal(10), "tags": ["x", "5"]},
             "c": {"name": "Ännä", "age": None, "active": False, "colour": Colour.BLUE, "anything": [5, True]},
             "d": {
@@ -299,7 +306,9 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
             ({"tags__contains": 5}, ""),
             ({"anything__contains": 5}, "c"),
             ({"anything__contains": 1}, ""),
-            ({"anything__is_null": True}, "abd"),
+            ({"anything__contains": "5"}, ""),
+            ({"anything__contains": ""}, ""),
+            ({"anything__is_null": True}, "bd"),
             ({"key__in": ["a", "d", "zz"], "age__gt": 1}, "d"),
         ]
         for filters, expected in cases:

@@ -69,7 +69,7 @@ class MemoryRecords:
                 raise VersionConflict(
                     f"{spec.name} {id_!r} has version {old[spec.version]}, not {version}; read it again"
                 )
-            new = _changed(spec, old, changes)
+            new = spec.changed(old, copy.deepcopy(changes))
             _check_unique(spec, new, (other for other_id, other in table.items() if other_id != id_))
             table[id_] = new
             return copy.deepcopy(new)
@@ -78,7 +78,9 @@ class MemoryRecords:
         spec = space.spec
         with self._data.tables(write=True) as tables:
             table = _table(tables, space)
-            changed = {id_: _changed(spec, old, changes) for id_, old in table.items() if matches(where, old)}
+            changed = {
+                id_: spec.changed(old, copy.deepcopy(changes)) for id_, old in table.items() if matches(where, old)
+            }
             after = {**table, **changed}
             for id_, new in changed.items():
                 _check_unique(spec, new, (other for other_id, other in after.items() if other_id != id_))
@@ -127,13 +129,6 @@ def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:
         for name in names:
             if other[name] == row[name]:
                 raise AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
-
-
-def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
-    new = {**old, **copy.deepcopy(changes)}
-    if spec.version is not None:
-        new[spec.version] = old[spec.version] + 1
-    return new
 
 
 def _is_behind(row: Row, order: Sequence[Order], after: Sequence[Any]) -> bool:

@@ -60,7 +60,7 @@ class RedisLeaf:
         self.kv = RedisKeyValue(client)
         self.log = RedisLog(client)
         self.records = RedisRecords(client)
-        self.once = RedisOnce(client, self.kv, self.log)
+        self.once = RedisOnce(client, self.kv, self.log, self.records)
 
     @property
     def search(self) -> SearchPort:

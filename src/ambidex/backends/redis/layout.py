@@ -71,8 +71,8 @@ class Layout:
     """
 
     def __init__(self, space: Space, prefix: str, columns: Columns) -> None:
-        self.spec, self.columns = space.spec, columns
-        self.base = f"{prefix}r:{{{space.spec.name}:{space.tenant}}}"
+        self.space, self.spec, self.columns = space, space.spec, columns
+        self.base = self.base_of(space, prefix)
         self.text = msgspec.json.encode({"id": self.spec.id, "fields": columns})
         self.digest = self.digest_of(self.text)
         self._id_kind = columns[self.spec.id].kind
@@ -81,6 +81,11 @@ class Layout:
         self.keys = [f"{self.base}layout", f"{self.base}rows", *(f"{self.base}by:{name}" for name in names)]
         self.unique = " ".join(str(i.at) for name, i in self.indexes.items() if columns[name].mark & UNIQUE)
         self._own = tuple((field.name, field.kind) for field in self.spec.fields)
+
+    @staticmethod
+    def base_of(space: Space, prefix: str) -> str:
+        """Return what every key of a space begins with; they share its hash tag."""
+        return f"{prefix}r:{{{space.spec.name}:{space.tenant}}}"
 
     @staticmethod
     def digest_of(text: bytes) -> bytes:

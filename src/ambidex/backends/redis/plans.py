@@ -70,7 +70,7 @@ def plans(layout: Layout, query: RecordQuery) -> list[Plan]:
 
 def describe(layout: Layout, query: RecordQuery, plan: Plan) -> str:
     """Say in one line what a plan does."""
-    name, rest = layout.spec.name, [f"{field}__{op}" for field, op, _ in plan.rest]
+    name, rest = layout.spec.name, [condition.said for condition in plan.rest]
     if plan.whole:
         text = f"a walk over every record of {name} by the index on {plan.on.name}"
     else:
@@ -110,7 +110,7 @@ def _check(layout: Layout, query: RecordQuery, unsaid: Sequence[Condition]) -> N
         for condition in query.where
     )
     if unsaid and not narrowed:
-        raise InvalidQuery(_remedy(layout, unsaid[0].field, f"the filter {unsaid[0].field}__{unsaid[0].op}"))
+        raise InvalidQuery(_remedy(layout, unsaid[0].field, f"the filter {unsaid[0].said}"))
     if query.order:
         first, *others = query.order
         if first.field not in layout.indexes:

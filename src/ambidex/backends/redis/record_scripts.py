@@ -11,7 +11,23 @@ from typing import Final
 
 from ambidex.backends.redis.wire import Script
 
-__all__ = ["APPLIED", "APPLY", "CHANGED", "COUNT", "DEFINE", "INSERT", "OTHER_LAYOUT", "STATE", "TAKEN", "WALK"]
+__all__ = [
+    "APPLIED",
+    "APPLY",
+    "APPLY_ONCE",
+    "CHANGED",
+    "COUNT",
+    "DEFINE",
+    "INSERT",
+    "MARK_MS",
+    "OTHER_LAYOUT",
+    "STATE",
+    "TAKEN",
+    "WALK",
+]
+
+MARK_MS: Final = 30 * 86_400_000
+"""How long a mark is kept that says that a write was made."""
 
 APPLIED, CHANGED, TAKEN, OTHER_LAYOUT = 0, 1, 2, 3
 """What the scripts answer first: done; the record at this place is not the expected one; the unique value is taken."""
@@ -113,9 +129,7 @@ return {0}
 Each is a count, an id and a record so many times, and for each index a member so many times.
 """
 
-APPLY: Final = Script(
-    _COMMON
-    + """
+_STEPS: Final = """
 local undo, later = {}, {}
 
 local function refuse(...)
@@ -165,15 +179,23 @@ end
 for _, check in ipairs(later) do
   if taken(check[2], check[3]) then return refuse(2, check[1], check[2]) end
 end
-return {0}
 """
-)
+
+APPLY: Final = Script(_COMMON + _STEPS + "return {0}\n")
 """Take steps, all or none: write or delete records that are as expected, with their places in the indexes.
 
 ARGV[3] is 1 where unique values are compared after all steps instead of after each. ARGV[4...] are parts, made of
 steps: id, revision ('': absent), record ('': delete, '=': keep), how many members to remove, the number of a key and a
 member for each, and the same for those to add. What was done is undone where a step is refused.
 """
+
+APPLY_ONCE: Final = Script(
+    _COMMON
+    + "if redis.call('EXISTS', KEYS[#KEYS]) == 1 then return {0} end\n"
+    + _STEPS
+    + f"redis.call('SET', KEYS[#KEYS], 1, 'PX', {MARK_MS})\nreturn {{0}}\n"
+)
+"""The same unless the last of the keys, the mark, is there; it is made with the effect, also where there is none."""
 
 WALK: Final = Script(
     """

@@ -12,6 +12,7 @@ step what they found; records that begin to meet the conditions while it is foun
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -23,6 +24,7 @@ from ambidex.backends.redis.plans import Plan, describe, plans
 from ambidex.backends.redis.record_scripts import (
     APPLIED,
     APPLY,
+    APPLY_ONCE,
     CHANGED,
     COUNT,
     DEFINE,
@@ -59,6 +61,17 @@ class RedisRecords:
         self._client = client
         self._prefix = client.target.prefix
         self._layouts: dict[tuple[int, str], Layout] = {}
+        self._name: str | None = None
+
+    def once(self, name: str) -> RedisRecords:
+        """Return the same records, whose next write (no insertion) does nothing if one of this name was made."""
+        other = copy.copy(self)
+        other._name = name
+        return other
+
+    def mark_of(self, space: Space, name: str) -> str:
+        """Return the key that says that the write of this name was made."""
+        return f"{Layout.base_of(space, self._prefix)}op:{name}"
 
     # ------------------------------------------------------------ reading
 
@@ -132,11 +145,15 @@ class RedisRecords:
         while True:
             (old,) = await self._known(layout, [id_])
             if old is None or not matches(where, old.row):
-                return None
+                outcome, _ = await self._apply(layout, [])
+                if outcome == APPLIED:
+                    return None
+                layout = await self._again(space, layout, outcome, until)
+                continue
             if spec.version is not None and version is not None and old.row[spec.version] != version:
                 have = old.row[spec.version]
                 raise VersionConflict(f"{spec.name} {id_!r} has version {have}, not {version}; read it again")
-            new = layout.made(_changed(spec, old.row, changes), old)
+            new = layout.made(spec.changed(old.row, changes), old)
             outcome, _ = await self._apply(layout, [(old, new)])
             if outcome == APPLIED:
                 return new.row
@@ -169,7 +186,7 @@ class RedisRecords:
                 )
             layout = await self._layout(space)
             steps: list[tuple[Known | None, Known | None]] = [
-                (old, None if changes is None else layout.made(_changed(spec, old.row, changes), old)) for old in found
+                (old, None if changes is None else layout.made(spec.changed(old.row, changes), old)) for old in found
             ]
             outcome, _ = await self._apply(layout, steps, together=True)
             if outcome == APPLIED:
@@ -184,12 +201,16 @@ class RedisRecords:
         Raises:
             AlreadyExists: a unique value is taken.
         """
-        if not changes:
+        if not changes and self._name is None:
             return APPLIED, 0
         steps = [layout.step(old, new) for old, new in changes]
         parts = [b"".join(steps[start : start + _PART]) for start in range(0, len(steps), _PART)]
         args: list[Word] = [layout.digest, layout.unique, int(together), *parts]
-        outcome, *details = await self._client.script(APPLY, layout.keys, args)
+        if self._name is None:
+            outcome, *details = await self._client.script(APPLY, layout.keys, args)
+        else:
+            keys = [*layout.keys, self.mark_of(layout.space, self._name)]
+            outcome, *details = await self._client.script(APPLY_ONCE, keys, args)
         if outcome == TAKEN:
             known = changes[details[0]][1]
             assert known is not None  # noqa: S101  # a removed record takes no value
@@ -400,13 +421,6 @@ def _behind(ranges: Sequence[Range], edge: bytes, descending: bool) -> list[Rang
 
 def _exists(spec: RecordSpec, name: str, row: Row) -> AlreadyExists:
     return AlreadyExists(f"{spec.name} with {name} {row.get(name)!r} exists")
-
-
-def _changed(spec: RecordSpec, old: Row, changes: Row) -> Row:
-    new = {**old, **changes}
-    if spec.version is not None:
-        new[spec.version] = old[spec.version] + 1
-    return new
 
 
 def _sorted(found: Any, order: Sequence[Order]) -> list[Known]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ambidex.core.ports import Order, RecordQuery, Row
-from ambidex.core.query import Condition
+from ambidex.core.query import ELEMENT, Condition
 from ambidex.core.spec import Field, Kind, RecordSpec
 
 __all__ = ["TENANT", "Columns", "RecordDialect", "Sql"]
@@ -202,10 +202,10 @@ class Sql:
             nullable = self.fields[name].nullable
             sign = "=" if op == "eq" else (dialect.not_same if nullable else "<>")
             return f"{column} {sign} ?", [self.bind(name, value)]
+        if op == ELEMENT:
+            return dialect.contains_json.format(column=column), [dialect.element(value)]
         if op == "contains":
-            json = self.fields[name].kind is Kind.JSON
-            template = dialect.contains_json if json else dialect.contains_text
-            return template.format(column=column), [dialect.element(value) if json else value]
+            return dialect.contains_text.format(column=column), [value]
         if op == "startswith":
             return f"({column} >= ? AND substr({column}, 1, ?) = ?)", [value, len(value), value]
         return f"{column} {_COMPARE[op]} ?", [self.bind(name, value)]
