@@ -27,7 +27,7 @@ from tests.services.pgbouncer import PgBouncerServer
 from tests.services.postgres import PostgresServer
 from tests.services.proxy import Proxy
 from tests.services.redis import RedisOptions, RedisServer
-from tests.services.s3 import S3Server
+from tests.services.s3 import S3Server, SignedS3Server
 from tests.services.sentinel import RedisSentinel
 
 __all__ = [
@@ -44,5 +44,6 @@ __all__ = [
     "S3Server",
     "Server",
     "Service",
+    "SignedS3Server",
     "StartFailed",
 ]

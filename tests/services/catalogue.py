@@ -13,7 +13,7 @@ from tests.services.handle import External, Flavour, Service
 from tests.services.pgbouncer import PgBouncerServer
 from tests.services.postgres import PostgresServer
 from tests.services.redis import RedisServer
-from tests.services.s3 import S3Server
+from tests.services.s3 import S3Server, SignedS3Server
 from tests.services.sentinel import RedisSentinel
 
 
@@ -60,5 +60,12 @@ KINDS = {
             lambda _: PgBouncerServer(),
         ),
         Kind("s3", "AMBIDEX_TEST_S3_URL", ("wheel",), lambda _: s3.unavailable(), lambda _: S3Server()),
+        Kind(
+            "s3-signed",
+            "AMBIDEX_TEST_SIGNED_S3_URL",
+            ("wheel",),
+            lambda _: s3.signed_unavailable(),
+            lambda _: SignedS3Server(),
+        ),
     )
 }

@@ -60,6 +60,12 @@ def s3_server(request: pytest.FixtureRequest) -> Iterator[Service]:
     yield from _shared("s3", request.param)
 
 
+@pytest.fixture(scope="session", params=KINDS["s3-signed"].flavours)
+def signed_s3_server(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """An object store that checks signatures, with a bucket; a SignedS3Server, or External."""
+    yield from _shared("s3-signed", request.param)
+
+
 @pytest.fixture
 def make_proxy() -> Iterator[Callable[[str], Proxy]]:
     """`make_proxy(url)` starts a proxy before that server; all of them stop with the test."""

@@ -34,7 +34,7 @@ class Awaited:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = value(*args, **kwargs)
-            if name in ("namespace", "chunked", "with_tokeniser", "tenant"):
+            if name in ("namespace", "chunked", "with_tokeniser", "tenant", "repository"):
                 return Awaited(result)
             return _iterated(result) if hasattr(result, "__next__") else _value(result)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from ambidex.errors import AmbidexError
 from tests.services import PostgresServer, RedisServer, postgres
 from tests.services.handle import Server
 from tests.services.proxy import Proxy
-from tests.torture.redis_support import server_flavour, timed, timed_async
+from tests.torture.redis_support import server_flavour
+from tests.torture.together import Ends, all_at_once, in_threads
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(120)]
 
@@ -128,42 +128,24 @@ async def _prepare(storage: UnifiedStorage) -> dict[str, Any]:
         await storage.aio.close()
 
 
-async def all_at_once(calls: dict[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
-    ends = await asyncio.gather(*map(timed_async, calls.values()))
-    return dict(zip(calls, ends, strict=True))
-
-
-def in_threads(calls: dict[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
-    ends: dict[str, tuple[float, Any]] = {}
-    threads = [
-        threading.Thread(target=lambda name=name, call=call: ends.update({name: timed(call)}))
-        for name, call in calls.items()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return ends
-
-
 def _connected(face: Any) -> None:
     """Hold a connection long enough for others to need one each."""
     face.kv.get("x")
     time.sleep(0.05)
 
 
-def slowed(mode: str, proxy: Proxy, storage: UnifiedStorage, within: float = 60.0) -> dict[str, tuple[float, Any]]:
+def slowed(mode: str, proxy: Proxy, storage: UnifiedStorage, within: float = 60.0) -> Ends:
     """Return seconds and outcome of each operation while the server is slow; its connections stand before."""
 
-    def sync(face: Any, ids: dict[str, Any]) -> dict[str, tuple[float, Any]]:
+    def sync(face: Any, ids: dict[str, Any]) -> Ends:
         in_threads({str(n): lambda: _connected(face) for n in range(30)})
         proxy.delay(replies=DELAY)
         return in_threads(operations(face, ids))
 
-    async def aio(face: Any, ids: dict[str, Any]) -> dict[str, tuple[float, Any]]:
+    async def aio(face: Any, ids: dict[str, Any]) -> Ends:
         proxy.delay(replies=DELAY)
         with deadline(within):
-            return await all_at_once(operations(face, ids))
+            return await all_at_once("async", operations(face, ids))
 
     try:
         return in_both_modes(mode, storage, sync if mode == "sync" else aio)  # type: ignore[no-any-return]
