@@ -265,3 +265,46 @@ def _dataclass(**annotations: Any) -> Callable[[], type]:
 def test_a_model_that_cannot_be_kept(make: Callable[[], type], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         model_of(make())
+
+
+def test_many_objects_become_what_each_becomes() -> None:
+    model = model_of(Derived)
+    many = [Derived(UserId(1)), Derived(UserId(2), "two", Level.HIGH, when=[datetime(2024, 1, 1)])]  # noqa: DTZ001
+    rows = model.to_rows(many)
+    assert rows == [model.to_row(one) for one in many]
+    assert model.all_checked(rows) == [model.checked(row) for row in rows]
+    assert model.to_rows([]) == []
+
+
+@pytest.mark.parametrize("wrong", [Base(UserId(3)), Derived(UserId(2**63)), Derived(UserId(3), level=None)])  # type: ignore[arg-type]
+def test_the_first_of_many_that_is_wrong_is_refused_in_its_own_words(wrong: Any) -> None:
+    model = model_of(Derived)
+    with pytest.raises(UnsupportedValue) as alone:
+        model.to_row(wrong)
+    with pytest.raises(UnsupportedValue) as among:
+        model.to_rows([Derived(UserId(1)), wrong, Derived(UserId(1), note="\x00")])
+    assert str(among.value) == str(alone.value)
+
+
+def test_a_row_among_many_that_does_not_fit_is_refused_in_its_own_words() -> None:
+    model = model_of(Derived)
+    good, bad = model.to_rows([Derived(UserId(1)), Derived(UserId(2), choice="c")])  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedValue) as alone:
+        model.checked(bad)
+    with pytest.raises(UnsupportedValue) as among:
+        model.all_checked([good, bad])
+    assert str(among.value) == str(alone.value)
+
+
+def test_new_ids_ascend() -> None:
+    model = model_of(Keyed)
+    rows: list[dict[str, Any]] = [{"id": None} for _ in range(10_000)]
+    model.with_ids(rows)
+    ids = [row["id"] for row in rows]
+    assert ids == sorted(set(ids))
+    assert {(id_.version, id_.variant) for id_ in ids} == {(7, "specified in RFC 4122")}
+
+
+@dataclasses.dataclass
+class Keyed:
+    id: UUID | None = None

@@ -6,16 +6,18 @@ and never inside a transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ambidex.backends.postgres.arrays import ARRAYS
 from ambidex.backends.postgres.batches import Lookup
-from ambidex.backends.postgres.wire import bytea_array, text_array
+from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.record_sql import TENANT, RecordDialect, Sql
 from ambidex.backends.relational.records import RecordsLeaf, SqlRecords
 from ambidex.backends.relational.sql import Row as SqlRow
+from ambidex.backends.relational.sql import Statement
 from ambidex.core.ports import Row, Space
-from ambidex.core.spec import Kind, RecordSpec
+from ambidex.core.spec import RecordSpec
 
 __all__ = ["PostgresRecords"]
 
@@ -51,11 +53,13 @@ class PostgresRecords(SqlRecords):
             await super().insert(space, rows)
             return
         sql = await self._sql(space.spec)
-        text, makers = _bulk(sql)
-        statements = []
+        text = _bulk(sql)
+        makers = [(name, ARRAYS[field.kind].make) for name, field in sql.fields.items()]
+        statements: list[Statement] = []
         for start in range(0, len(rows), _AT_ONCE):
-            columns = zip(*(sql.bind_row(space.tenant, row) for row in rows[start : start + _AT_ONCE]), strict=True)
-            statements.append((text, [make(column) for make, column in zip(makers, columns, strict=True)]))
+            part = rows[start : start + _AT_ONCE]
+            arrays = [make([row[name] for row in part]) for name, make in makers]
+            statements.append((text, (space.tenant, *arrays)))
         await self._leaf.script(statements)
 
     def forget(self) -> None:
@@ -87,27 +91,14 @@ def _cast(sql: Sql, name: str) -> str:
     return sql.dialect.columns[sql.fields[name].kind].declared
 
 
-def _bulk(sql: Sql) -> tuple[str, list[Callable[[Sequence[Any]], bytes]]]:
-    """Return the statement that inserts rows given as one array a column, and what makes the arrays."""
-    makers: list[Callable[[Sequence[Any]], bytes]] = [_texts]
-    types = ["text[]"]
-    values = ["given.c0"]
-    for place, (name, field) in enumerate(sql.fields.items(), 1):
-        is_bytes = field.kind is Kind.BYTES
-        makers.append(bytea_array if is_bytes else _texts)
-        types.append("bytea[]" if is_bytes else "text[]")
-        values.append(f"given.c{place}::{_cast(sql, name)}")
-    places = ", ".join(f"c{place}" for place in range(len(types)))
-    arrays = ", ".join(f"?::{type_}" for type_ in types)
+def _bulk(sql: Sql) -> str:
+    """Return the statement that inserts rows of one tenant, given as one array a column."""
+    arrays, values, places = [], [], []
+    for place, (name, field) in enumerate(sql.fields.items()):
+        type_, column = ARRAYS[field.kind].type, _cast(sql, name)
+        arrays.append(f"?::{type_}[]")
+        places.append(f"c{place}")
+        values.append(f"c{place}" if type_ == column else f"c{place}::{column}")
     head = sql.insert.partition(" VALUES ")[0]
-    return f"{head} SELECT {', '.join(values)} FROM unnest({arrays}) AS given ({places})", makers
-
-
-def _texts(values: Sequence[Any]) -> bytes:
-    return text_array([None if value is None else _text(value) for value in values])
-
-
-def _text(value: Any) -> str:
-    if type(value) is str:
-        return value
-    return ("t" if value else "f") if type(value) is bool else repr(value)
+    given = f"unnest({', '.join(arrays)}) AS given ({', '.join(places)})"
+    return f"{head} SELECT ?::text, {', '.join(values)} FROM {given}"

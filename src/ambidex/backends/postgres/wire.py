@@ -13,7 +13,7 @@ from typing import Any
 
 from ambidex.errors import UnsupportedValue
 
-__all__ = ["bigint_array", "bytea_array", "dump", "native", "text_array"]
+__all__ = ["array", "bigint_array", "bytea_array", "dump", "native", "text_array"]
 
 _TEXT, _BYTEA, _BIGINT = 25, 17, 20  # pg_type.oid
 _HEAD = struct.Struct(">iiIii")
@@ -55,17 +55,17 @@ def dump(args: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
 
 def text_array(items: Sequence[str | None]) -> bytes:
     """Return the binary form of ``text[]``."""
-    return _array(_TEXT, _sized([None if item is None else item.encode() for item in items]))
+    return array(_TEXT, _sized([None if item is None else item.encode() for item in items]))
 
 
 def bytea_array(items: Sequence[bytes | None]) -> bytes:
     """Return the binary form of ``bytea[]``."""
-    return _array(_BYTEA, _sized(items))
+    return array(_BYTEA, _sized(items))
 
 
 def bigint_array(items: Sequence[int | None]) -> bytes:
     """Return the binary form of ``bigint[]``."""
-    return _array(_BIGINT, [_NULL if item is None else _SIZED_INT.pack(8, item) for item in items])
+    return array(_BIGINT, [_NULL if item is None else _SIZED_INT.pack(8, item) for item in items])
 
 
 def _sized(items: Sequence[bytes | None]) -> list[bytes]:
@@ -73,7 +73,8 @@ def _sized(items: Sequence[bytes | None]) -> list[bytes]:
     return [_NULL if item is None else pack(len(item)) + item for item in items]
 
 
-def _array(oid: int, items: list[bytes]) -> bytes:
+def array(oid: int, items: list[bytes]) -> bytes:
+    """Return an array of a type's elements, each of which stands behind its size."""
     if not items:
         return struct.pack(">iiI", 0, 0, oid)
     return _HEAD.pack(1, 1, oid, len(items), 1) + b"".join(items)
