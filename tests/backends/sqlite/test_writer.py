@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 import ambidex.backends.sqlite
 from ambidex.backends.sqlite import SqliteBackend
 from ambidex.core.dual import drive
 from ambidex.core.runtime import deadline
-from ambidex.errors import AmbidexError, Closed, DeadlineExceeded, LeaseLost, UsageError
+from ambidex.errors import AlreadyExists, AmbidexError, Busy, Closed, DeadlineExceeded, LeaseLost, UsageError
 from tests.backends.sqlite.support import COUNT_TO, FOR_EVER, backend, database
 
 SOURCES = os.path.dirname(ambidex.backends.sqlite.__file__)
@@ -140,6 +141,60 @@ def test_a_failing_script_costs_its_neighbours_no_commit_of_their_own(sqlite: Sq
     asyncio.run(main())
     assert stored(sqlite) == list(range(0, 20, 2))
     assert len(commits) == 2  # the empty transaction's, and one for all
+
+
+def test_one_of_many_alike_that_is_refused_costs_the_others_neither_effect_nor_commits(sqlite: SqliteBackend) -> None:
+    commits = count_commits(sqlite)
+
+    async def main() -> list[Any]:
+        aio = sqlite.aio
+        async with aio.transaction():
+            values = [*range(10), 3, *range(10, 20)]
+            waiting = asyncio.ensure_future(side_by_side([partial(aio.write, INSERT, (value,)) for value in values]))
+            await asyncio.sleep(0.05)
+        return await waiting
+
+    results = asyncio.run(main())
+    assert [type(result) for result in results] == [list] * 10 + [AlreadyExists] + [list] * 10
+    assert stored(sqlite) == list(range(20))
+    assert len(commits) == 2  # that of the empty transaction is the first
+
+
+def test_many_alike_that_return_rows_get_their_own(sqlite: SqliteBackend) -> None:
+    async def main() -> list[Any]:
+        aio = sqlite.aio
+        async with aio.transaction():
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                partial(aio.write, f"{INSERT} RETURNING x * 2", (value,)) for value in range(10)
+            ]
+            waiting = asyncio.ensure_future(side_by_side(calls))
+            await asyncio.sleep(0.05)
+        return await waiting
+
+    assert asyncio.run(main()) == [[(value * 2,)] for value in range(10)]
+
+
+def test_a_lone_statement_waits_for_another_process_and_can_be_withdrawn_meanwhile(
+    sqlite: SqliteBackend, tmp_path: Path
+) -> None:
+    drive(sqlite.blocking.write(INSERT, ("first",)))
+    other = apsw.Connection(str(tmp_path / "writer.db"))
+    other.execute("BEGIN IMMEDIATE")
+
+    async def main() -> None:
+        with pytest.raises(Busy), deadline(0.2):
+            await sqlite.aio.write(INSERT, ("never",))
+        given_up = asyncio.ensure_future(sqlite.aio.write(INSERT, ("nor this",)))
+        await asyncio.sleep(0.1)
+        given_up.cancel()
+        waiting = asyncio.ensure_future(sqlite.aio.write(INSERT, ("then",)))
+        await asyncio.sleep(0.1)
+        other.execute("COMMIT")
+        await waiting
+
+    asyncio.run(main())
+    other.close()
+    assert stored(sqlite) == ["first", "then"]
 
 
 def test_jobs_that_share_a_commit_that_fails_are_done_one_by_one(sqlite: SqliteBackend) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
@@ -19,7 +19,7 @@ from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.driver import SqliteLeaf
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import Job
-from ambidex.core.runtime import current_deadline
+from ambidex.core.runtime import check_deadline, current_deadline
 
 if TYPE_CHECKING:
     from ambidex.backends.files.blobs import FileBlobs
@@ -102,10 +102,14 @@ class AsyncSqliteLeaf(SqliteLeaf):
     async def _in_worker(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._db.submit(call))
 
-    def _submit(self, job: Job) -> None:
-        self._db.writer.enqueue(job)
-
-    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
+    async def _run(self, job: Job, submit: Callable[[Job], object] | None = None, keep: bool = False) -> Any:
+        db = self._db
+        if not db.ready:
+            await self._open()
+        check_deadline(job.deadline, "the write")
+        if submit is None:
+            lease = self._lease.get()
+            submit = db.writer.enqueue if lease is None else lease.submit
         loop = asyncio.get_running_loop()
         future = job.wait_in_loop(loop)
         alarm = self._alarms.of(loop)
@@ -119,3 +123,6 @@ class AsyncSqliteLeaf(SqliteLeaf):
             raise
         finally:
             alarm.remove(future)
+        if not job.told:
+            raise self._late(job)
+        return job.outcome()

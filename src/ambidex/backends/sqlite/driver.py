@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +24,11 @@ from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, Work
+from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, SqlJob, Work
 from ambidex.backends.sqlite.schema import NOW
 from ambidex.core.lazy import lazy
 from ambidex.core.runtime import check_deadline, current_deadline, remaining
-from ambidex.errors import Busy, Closed, DeadlineExceeded, LeaseLost, UsageError
+from ambidex.errors import AmbidexError, Busy, Closed, DeadlineExceeded, LeaseLost, UsageError
 
 if TYPE_CHECKING:
     from ambidex.backends.files.blobs import FileBlobs
@@ -105,7 +105,7 @@ class SqliteLeaf(ABC):
 
     async def change(self, work: Work) -> Any:
         """Run a function of the writer's connection as one atomic step; it may be run again after a rollback."""
-        return await self._write(work, single=False)
+        return await self._run(Job(work, False, current_deadline(self._db.timeout)))
 
     @abstractmethod
     async def close(self) -> None:
@@ -116,14 +116,15 @@ class SqliteLeaf(ABC):
         """See :meth:`Database.ensure_open`."""
 
     @abstractmethod
-    def _submit(self, job: Job) -> None:
-        """Give the job to the writer."""
-
-    @abstractmethod
-    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
-        """Submit the job and wait until it was told or its deadline has passed.
+    async def _run(self, job: Job, submit: Callable[[Job], object] | None = None, keep: bool = False) -> Any:
+        """Submit a job, wait until it was told or its deadline has passed, and return its result or raise its error.
 
         Where waiting is interrupted, the job is withdrawn if nobody has begun it, unless it is to be kept.
+
+        Args:
+            job: what to do.
+            submit: to whom; None: the lease of this task or thread, or else the writer.
+            keep: whether it must happen although nobody may wait for it any more.
         """
 
     async def open(self) -> None:
@@ -134,14 +135,15 @@ class SqliteLeaf(ABC):
         """Read the schema's version from the file."""
         await self.rows("SELECT max(version) FROM ambidex_schema")
 
-    async def write(self, sql: str, args: Args = ()) -> list[Row]:
-        return await self._write(lambda conn: conn.execute(sql, args).fetchall(), single=True)  # type: ignore[no-any-return]
+    def write(self, sql: str, args: Args = ()) -> Coroutine[Any, Any, list[Row]]:
+        # no coroutine of its own: each that a task waits in costs a tenth of what the event loop does for a write
+        return self._run(SqlJob(sql, args, current_deadline(self._db.timeout)))
 
     async def write_many(self, sql: str, rows: Sequence[Args]) -> None:
-        await self._write(lambda conn: conn.executemany(sql, rows).fetchall(), single=False)
+        await self.change(lambda conn: conn.executemany(sql, rows).fetchall())
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        return await self._write(_all_of(statements), single=False)  # type: ignore[no-any-return]
+        return await self.change(_all_of(statements))  # type: ignore[no-any-return]
 
     async def define(self, table: str, work: Callable[[], Awaitable[None]]) -> bool:
         async with self.transaction():
@@ -161,18 +163,9 @@ class SqliteLeaf(ABC):
     async def explain(self, sql: str, args: Args) -> str:
         return "; ".join(row[-1] for row in await self.rows(f"EXPLAIN QUERY PLAN {sql}", args))
 
-    async def _write(self, work: Work, single: bool) -> Any:
-        if not self._db.ready:
-            await self._open()
-        job = Job(work, single, current_deadline(self._db.timeout))
-        lease = self._lease.get()
-        return await self._run(job, self._submit if lease is None else lease.submit)
-
     async def _in_lease(self, lease: Lease, sql: str, args: Args) -> list[Row]:
         """Read on the writer's connection, so that a transaction sees its own writes."""
-        deadline = current_deadline(self._db.timeout)
-        job = Job(lambda conn: conn.execute(sql, args).fetchall(), single=True, deadline=deadline)
-        return await self._run(job, lease.submit)  # type: ignore[no-any-return]
+        return await self._run(SqlJob(sql, args, current_deadline(self._db.timeout)), lease.submit)  # type: ignore[no-any-return]
 
     async def _together_in_lease(self, lease: Lease, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
         def work(conn: apsw.Connection) -> T:
@@ -181,18 +174,14 @@ class SqliteLeaf(ABC):
         job = Job(work, single=True, deadline=current_deadline(self._db.timeout))
         return await self._run(job, lease.submit)  # type: ignore[no-any-return]
 
-    async def _run(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> Any:
-        """Return the result of a job or raise its error."""
-        check_deadline(job.deadline, "the write")
-        await self._told(job, submit, keep)
-        if job.told:
-            return job.outcome()
+    def _late(self, job: Job) -> AmbidexError:
+        """Withdraw a job that was not told before its deadline, if that can still be, and return the error to raise."""
         path, locked = self._db.path, self._db.writer.locked
         if not job.withdraw():
-            raise DeadlineExceeded(f"the deadline passed while a write to {path} was under way")
+            return DeadlineExceeded(f"the deadline passed while a write to {path} was under way")
         if locked:
-            raise Busy(f"another process held the write lock of {path} until the deadline", retry_after=0.05)
-        raise DeadlineExceeded(f"the deadline passed while a write waited for the writer of {path}", applied="no")
+            return Busy(f"another process held the write lock of {path} until the deadline", retry_after=0.05)
+        return DeadlineExceeded(f"the deadline passed while a write waited for the writer of {path}", applied="no")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -202,8 +191,6 @@ class SqliteLeaf(ABC):
             async with self._savepoint(outer):
                 yield
             return
-        if not self._db.ready:
-            await self._open()
         lease = Lease(self._db.settings.lease_timeout)
         try:
             await self._run(LeaseJob(lease, current_deadline(self._db.timeout)), self._db.writer.enqueue)
@@ -322,11 +309,16 @@ class BlockingSqliteLeaf(SqliteLeaf):
     async def apart(self, call: Callable[[], T]) -> T:
         return call()
 
-    def _submit(self, job: Job) -> None:
-        self._db.writer.run(job)
-
-    async def _told(self, job: Job, submit: Callable[[Job], object], keep: bool = False) -> None:
-        job.wait_in_thread()
+    async def _run(self, job: Job, submit: Callable[[Job], object] | None = None, keep: bool = False) -> Any:
+        db = self._db
+        if not db.ready:
+            db.ensure_open(job.deadline)
+        check_deadline(job.deadline, "the write")
+        if submit is None:
+            lease = self._lease.get()
+            submit = db.writer.run if lease is None else lease.submit
+        if submit != db.writer.run:  # which runs the job here, or prepares to have it waited for
+            job.wait_in_thread()
         try:
             submit(job)
             if not job.told:
@@ -335,3 +327,6 @@ class BlockingSqliteLeaf(SqliteLeaf):
             if not keep:
                 job.withdraw()
             raise
+        if not job.told:
+            raise self._late(job)
+        return job.outcome()

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from ambidex.backends.relational.sql import Args
 from ambidex.errors import AmbidexError, DeadlineExceeded, ForkedUse
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["EndJob", "Job", "Lease", "LeaseJob", "Work", "set_done", "tell"]
+__all__ = ["EndJob", "Job", "Lease", "LeaseJob", "SqlJob", "Work", "set_done", "tell"]
 
 Work = Callable[[apsw.Connection], Any]
 
@@ -60,6 +61,10 @@ class Job:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._done: threading.Lock | None = None
 
+    def do(self, conn: apsw.Connection) -> Any:
+        """Do the work and return its result."""
+        return self.work(conn)
+
     def claim(self) -> bool:
         """Take the job, to run it or to withdraw it; True for one caller only."""
         try:
@@ -81,7 +86,11 @@ class Job:
 
     def begin(self, now: float) -> bool:
         """Claim the job for running; one whose time is over ends instead."""
-        return self.claim() and self.in_time(now)
+        return self.claim() and (now <= self.deadline or self.in_time(now))
+
+    def unclaim(self) -> None:
+        """Let the job be claimed again: nothing came of running it."""
+        self._free.append(True)
 
     def in_time(self, now: float) -> bool:
         """Tell whether the deadline has not passed; if it has, the job ends."""
@@ -133,6 +142,23 @@ class Job:
         """Release the waiting thread, if one waits."""
         if self._done is not None:
             self._done.release()
+
+
+class SqlJob(Job):
+    """One statement."""
+
+    __slots__ = ("args", "sql")
+
+    def __init__(self, sql: str, args: Args, deadline: float) -> None:
+        super().__init__(_nothing, single=True, deadline=deadline)
+        self.sql, self.args = sql, args
+
+    def do(self, conn: apsw.Connection) -> Any:
+        """Run the statement and return its rows."""
+        return conn.execute(self.sql, self.args).fetchall()
+
+
+def _nothing(_conn: apsw.Connection) -> None: ...
 
 
 class LeaseJob(Job):

@@ -18,13 +18,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from queue import Empty
 
 import apsw
 
 from ambidex.backends.sqlite.connection import LONG_STEPS, pause
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, tell
+from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, SqlJob, tell
 from ambidex.errors import (
     AmbidexError,
     Busy,
@@ -33,6 +34,7 @@ from ambidex.errors import (
     LeaseLost,
     OutcomeUnknown,
     Overloaded,
+    PermissionDenied,
     StorageFull,
     Unavailable,
 )
@@ -41,6 +43,7 @@ __all__ = ["Writer"]
 
 _MOST_TOGETHER = 1024
 _FOREVER = float("inf")
+_FEW = 4  # neighbouring statements of one kind from which they are run at once
 
 KeepWaiting = Callable[[int], bool]
 
@@ -88,6 +91,7 @@ class Writer:
         try:
             with self._guard:
                 if self._owner is not None or self._claimants:
+                    job.wait_in_thread()
                     self._queue.append(job)
                     return
                 self._owner = job
@@ -204,7 +208,8 @@ class Writer:
             if self._queue and not self._claimants:
                 self._start_thread()
             else:
-                self._idle.notify_all()
+                if self._claimants:
+                    self._idle.notify_all()
                 self._owner = None
 
     def _start_thread(self) -> None:
@@ -264,12 +269,13 @@ class Writer:
     def _commit(self, batch: Sequence[Job]) -> None:
         """Run the jobs in one transaction, or each in its own if that fails, and tell who waits."""
         try:
-            self._begin(batch)
-            now = time.monotonic()
-            jobs = [job for job in batch if job.begin(now)]
-            if not self._together(jobs):
-                for job in jobs:
-                    self._alone(job)
+            if len(batch) > 1 or not self._lone(batch[0]):
+                self._begin(batch)
+                now = time.monotonic()
+                jobs = [job for job in batch if job.begin(now)]
+                if not self._together(jobs):
+                    for job in jobs:
+                        self._alone(job)
         except Exception as raised:
             self._give_up(batch, raised)
         except BaseException:  # Ctrl-C on the caller's own thread: the transaction goes with its connection
@@ -277,6 +283,28 @@ class Writer:
             raise
         finally:
             tell(batch)
+
+    def _lone(self, job: Job) -> bool:
+        """Run a statement that nobody else waits with as a transaction of SQLite's own, which spares two statements.
+
+        False: that cannot be, and nothing has happened.
+        """
+        now = time.monotonic()
+        if self._conn is None or type(job) is not SqlJob or now >= self._maintenance or not job.begin(now):
+            return False
+        self._wanted = _never  # while another process has the lock, the job must stay free to be withdrawn
+        self._until = job.deadline
+        try:
+            job.result = job.do(self._conn)
+            job.finish()
+        except apsw.BusyError:
+            job.unclaim()
+            return False
+        except Exception as raised:
+            self._fail_all([job], raised)
+        finally:
+            self._until = _FOREVER
+        return True
 
     def _alone(self, job: Job) -> None:
         """Run a job again, in a transaction of its own."""
@@ -312,22 +340,55 @@ class Writer:
         """
         conn = self._connection()
         try:
-            for job in jobs:
-                self._one(conn, job, savepoint=len(jobs) > 1)
+            if not self._in_groups(conn, jobs):
+                conn.execute("ROLLBACK")
+                self._begin(jobs)
+                for job in jobs:
+                    job.again()
+                    self._one(conn, job, savepoint=True)
             self._housekeep(conn)
             conn.execute("COMMIT")
         except Exception as raised:
-            error = self._translate(raised)
-            self._roll_back(conn)
-            if isinstance(error, Corrupted | Unavailable | OutcomeUnknown):
-                self._drop_connection()  # a new one may find the file replaced or the disk back
-            if len(jobs) > 1 and not isinstance(error, OutcomeUnknown):
+            return self._fail_all(jobs, raised)
+        for job in jobs:
+            job.finish()
+        return True
+
+    def _fail_all(self, jobs: Sequence[Job], raised: Exception) -> bool:
+        """Undo a transaction that could not be committed; its jobs end, or (False) should be run one by one."""
+        error = self._translate(raised)
+        if self._conn is not None:
+            self._roll_back(self._conn)
+        if isinstance(error, Corrupted | Unavailable | OutcomeUnknown | PermissionDenied):
+            self._drop_connection()  # a new one may find the file replaced or the disk back
+        if len(jobs) > 1 and not isinstance(error, OutcomeUnknown):
+            return False
+        for job in jobs:
+            job.fail(error)
+        return True
+
+    def _in_groups(self, conn: apsw.Connection, jobs: Sequence[Job]) -> bool:
+        """Run jobs inside the transaction; neighbours that are one statement with different arguments at once.
+
+        False: such a group was refused, and which of it were run is not known.
+        """
+        for kind, neighbours in groupby(jobs, _kind):
+            group = list(neighbours)
+            if not kind or len(group) < _FEW:
+                for job in group:
+                    self._one(conn, job, savepoint=len(jobs) > 1)
+                continue
+            self._until = min(job.deadline for job in group)
+            try:
+                conn.executemany(kind, [job.args for job in group if isinstance(job, SqlJob)]).fetchall()
+            except Exception as raised:
+                if not conn.in_transaction or _ends_all(raised, self._translate(raised)):
+                    raise
                 return False
-            for job in jobs:
-                job.fail(error)
-        else:
-            for job in jobs:
-                job.finish()
+            finally:
+                self._until = _FOREVER
+            for job in group:
+                job.result = []
         return True
 
     def _one(self, conn: apsw.Connection, job: Job, savepoint: bool) -> None:
@@ -337,7 +398,7 @@ class Writer:
         try:
             if savepoint:
                 conn.execute("SAVEPOINT job")
-            job.result = job.work(conn)
+            job.result = job.do(conn)
             if savepoint:
                 conn.execute("RELEASE job")
         except Exception as raised:
@@ -455,7 +516,7 @@ class Writer:
         try:
             if isinstance(job, EndJob):
                 if conn.in_transaction:
-                    job.result = job.work(conn)
+                    job.result = job.do(conn)
             else:
                 self._one(conn, job, savepoint=True)
             job.finish()
@@ -464,6 +525,18 @@ class Writer:
             job.fail(error)
             if not conn.in_transaction or _ends_all(raised, error):
                 lease.broken = error
+
+
+def _kind(job: Job) -> str:
+    """Return the statement of a job that returns no rows, or "": with others of its kind it can be run at once."""
+    if type(job) is not SqlJob:
+        return ""
+    sql = job.sql
+    return sql if sql.startswith("INSERT") and "RETURNING" not in sql else ""
+
+
+def _never(_now: float) -> bool:
+    return False
 
 
 def _ends_all(raised: Exception, error: AmbidexError) -> bool:
