@@ -34,7 +34,7 @@ PORTS: Mapping[str, type] = {
 READS: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"get", "get_many", "entry", "scan"}),
     "log": frozenset({"tail", "range", "length", "streams"}),
-    "search": frozenset({"query", "fetch", "count"}),
+    "search": frozenset({"state", "query", "fetch", "page", "count"}),
     "records": frozenset({"get", "find", "count", "explain"}),
 }
 """The methods that change nothing."""

@@ -12,10 +12,13 @@ from ambidex.testing.contract import Contract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
 from ambidex.testing.records import RecordsConcurrencyContract, RecordsTransactionContract
+from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract
 from tests.services.handle import Service
 
-CAPABILITIES = frozenset({Capability.KV, Capability.RECORDS, Capability.LOG, Capability.TRANSACTIONS})
+CAPABILITIES = frozenset(
+    {Capability.KV, Capability.RECORDS, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS}
+)
 
 
 class _OnServer(Contract):
@@ -34,6 +37,7 @@ class _AnotherWay(
     TransactionContract,
     RecordsConcurrencyContract,
     RecordsTransactionContract,
+    SearchContract,
 ):
     """What a different way to the same server could break; the rest is the server's, and tested there."""
 

@@ -20,7 +20,9 @@ class PostgresBackend:
 
     name = "postgres"
     remote = True
-    capabilities = frozenset({Capability.KV, Capability.RECORDS, Capability.LOG, Capability.TRANSACTIONS})
+    capabilities = frozenset(
+        {Capability.KV, Capability.RECORDS, Capability.LOG, Capability.SEARCH, Capability.TRANSACTIONS}
+    )
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
         database = Database(url, settings)

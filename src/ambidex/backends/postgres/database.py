@@ -17,6 +17,8 @@ from psycopg.conninfo import make_conninfo
 from ambidex.backends.postgres.aio import AsyncPools
 from ambidex.backends.postgres.blocking import BlockingPool
 from ambidex.backends.postgres.options import Options
+from ambidex.backends.postgres.schema import TABLES_LOCK
+from ambidex.backends.postgres.search_vectors import Vectors
 from ambidex.errors import redact
 from ambidex.runtime.process import reset_after_fork
 from ambidex.settings import BackendUrl, Settings
@@ -39,7 +41,9 @@ class Database:
         self.where = f"the PostgreSQL server at {_place(self.options.conninfo)}"
         self.unit: ContextVar[Unit | None] = ContextVar("ambidex_postgres_unit", default=None)
         self.warned = False
-        self.on_close: list[Callable[[], None]] = []
+        prefix = f"{self.options.schema}." if self.options.schema else ""
+        self.vectors = Vectors(prefix, TABLES_LOCK, self.where)
+        self.on_close: list[Callable[[], None]] = [self.vectors.forget]
         self._start()
         self.threads = BlockingPool(self)
         self.loops = AsyncPools(self)

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from ambidex.backends.postgres.aio import AsyncConnection
 from ambidex.backends.postgres.batches import Lookup, Lookups, Upsert, Upserts
@@ -23,11 +24,12 @@ from ambidex.backends.postgres.errors import Lost, Refused, from_lost, from_refu
 from ambidex.backends.postgres.kv import PostgresKeyValue
 from ambidex.backends.postgres.records import PostgresRecords
 from ambidex.backends.postgres.schema import migrate
+from ambidex.backends.postgres.search import PostgresSearch
 from ambidex.backends.postgres.unit import Connection, Unit
 from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.log import SqlLog
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
-from ambidex.core.ports import BlobPort, SearchPort
+from ambidex.core.ports import BlobPort
 from ambidex.core.runtime import Runtime, check_deadline, current_deadline, remaining, time_limit
 from ambidex.errors import AmbidexError, CapabilityMissing, Conflict
 from ambidex.runtime.aio import AsyncRuntime
@@ -36,6 +38,7 @@ from ambidex.runtime.blocking import BlockingRuntime
 __all__ = ["AsyncPostgresLeaf", "BlockingPostgresLeaf", "Leaf"]
 
 _log = logging.getLogger("ambidex")
+T = TypeVar("T")
 
 NOW = "(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 _STALE = ("0A000", "26000", "42P05")  # what was prepared on the connection no longer fits
@@ -89,11 +92,7 @@ class Leaf(ABC):
         )
         self.records = PostgresRecords(self, records_dialect(database.options.schema))
         database.on_close.append(self.records.forget)
-
-    @property
-    def search(self) -> SearchPort:
-        """Not here."""
-        raise CapabilityMissing("the PostgreSQL backend has no search; place it elsewhere: search='sqlite:///index.db'")
+        self.search = PostgresSearch(self, words.schema, database.vectors)
 
     @property
     def blobs(self) -> BlobPort:
@@ -180,6 +179,14 @@ class Leaf(ABC):
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self._request(statements, write=True)
+
+    async def together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Read with several statements in one round trip; returns the rows of each."""
+        return await self._request(statements, write=False)
+
+    async def apart(self, call: Callable[[], T]) -> T:
+        """Run a function that needs no connection where it may take long."""
+        return await self._runtime.offload(call)
 
     async def find(self, lookup: Lookup, key: str) -> Row | None:
         return await self.row(lookup.one, (key,))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from ambidex.backends.postgres import search_schema
 from ambidex.backends.relational.sql import Row, Statement
 from ambidex.errors import ConfigurationError
 
-__all__ = ["MIGRATIONS", "migrate"]
+__all__ = ["MIGRATIONS", "TABLES_LOCK", "migrate"]
 
-_LOCK = 0x616D6269646578  # "ambidex"
+TABLES_LOCK: Statement = ("SELECT pg_advisory_xact_lock(?)", (0x616D6269646578,))  # "ambidex"
+"""Under this lock tables are made."""
 
 # Keys compare by their bytes (COLLATE "C"), so that prefix scans are index scans under every locale. Room is left on
 # each page, so that an updated row can stay there.
@@ -28,7 +30,7 @@ _FIRST = (
     'CREATE TABLE {s}ambidex_events (stream text COLLATE "C" NOT NULL, seq bigint NOT NULL, data bytea NOT NULL,'
     " PRIMARY KEY (stream, seq))",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, search_schema.SCHEMA)
 
 Run = Callable[[Sequence[Statement]], Awaitable[list[list[Row]]]]
 
@@ -58,7 +60,7 @@ async def migrate(run: Run, schema: str, where: str) -> None:
 
 
 def _statements(schema: str, prefix: str) -> list[Statement]:
-    statements: list[Statement] = [("SELECT pg_advisory_xact_lock(?)", (_LOCK,))]
+    statements: list[Statement] = [TABLES_LOCK]
     if schema:  # asked first, because CREATE SCHEMA IF NOT EXISTS wants a privilege even where there is one
         statements.append((_do(f"to_regnamespace('{schema}') IS NULL", [f"CREATE SCHEMA {schema}"]), ()))
     statements.append(

@@ -13,7 +13,7 @@ from typing import Any
 
 from ambidex.errors import UnsupportedValue
 
-__all__ = ["array", "bigint_array", "bytea_array", "dump", "native", "text_array"]
+__all__ = ["array", "bigint_array", "bytea_array", "dump", "native", "sized_array", "text_array"]
 
 _TEXT, _BYTEA, _BIGINT = 25, 17, 20  # pg_type.oid
 _HEAD = struct.Struct(">iiIii")
@@ -66,6 +66,16 @@ def bytea_array(items: Sequence[bytes | None]) -> bytes:
 def bigint_array(items: Sequence[int | None]) -> bytes:
     """Return the binary form of ``bigint[]``."""
     return array(_BIGINT, [_NULL if item is None else _SIZED_INT.pack(8, item) for item in items])
+
+
+def sized_array(oid: int, items: Sequence[bytes | None]) -> bytes:
+    """Return the binary form of an array of any type, of elements in their binary form.
+
+    Args:
+        oid: of the type of the elements.
+        items: the elements.
+    """
+    return array(oid, _sized(items))
 
 
 def _sized(items: Sequence[bytes | None]) -> list[bytes]:
