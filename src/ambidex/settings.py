@@ -40,7 +40,7 @@ SCHEMES: Mapping[str, str] = {
 _EXTRAS = {"postgres": "postgres", "redis": "redis", "objects": "objects"}
 _SUFFIXED = {"postgresql", "postgres", "sqlite"}  # SQLAlchemy writes the driver behind a plus sign
 _COMMON = ("timeout", "durability", "max_value_bytes", "lease_timeout", "embedder")
-_EMBEDDERS = ("auto", "none", "wordllama")
+_EMBEDDERS = ("auto", "none", "wordllama", "minilm")
 
 Durability = Literal["durable", "relaxed"]
 
@@ -82,8 +82,9 @@ class Settings:
             comes first.
         max_overflow: connections beyond ``pool_size`` that it may have.
         embedder: what makes vectors of the texts of the index: a callable (see
-            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "none", or
-            "auto": WordLlama if it is installed. Nothing is ever downloaded.
+            :class:`ambidex.core.embedding.Embedder`), "wordllama" (extra ``search``), "minilm" (extra ``minilm``) or
+            "minilm:/folder" with the model's files, "none", or "auto": WordLlama if it is installed. Nothing is ever
+            downloaded.
         **overrides: a URL for a capability that is kept elsewhere (see :data:`OVERRIDES`).
 
     Raises:
@@ -297,7 +298,9 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def _embedder(value: Any) -> Any:
-    return value if callable(value) else _choice("embedder", value, _EMBEDDERS)
+    if callable(value) or (isinstance(value, str) and len(value) > len("minilm:") and value.startswith("minilm:")):
+        return value
+    return _choice("embedder", value, _EMBEDDERS)
 
 
 _registered: dict[str, str] = {}

@@ -34,14 +34,14 @@ def main(
     url: str | None = None,
     questions: Sequence[str] = (),
     as_json: bool = False,
-    elsewhere: Mapping[str, str | None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the demo and print what it did.
 
     Args:
         path: a folder or file of texts; None: ambidex's own.
         url: the storage to use; None: SQLite in a temporary folder, which is removed afterwards.
-        elsewhere: the storages of single capabilities, by their names.
+        options: keywords of the storage object: storages of single capabilities, an embedder.
         questions: what to ask; none: questions that fit the texts.
         as_json: print one JSON object instead of tables.
 
@@ -54,7 +54,7 @@ def main(
         raise ConfigurationError("the demo needs the package 'rich': pip install 'ambidex[cli]'") from None
     corpus = own_texts() if path is None else read_folder(path)
     asked = list(questions) or (list(OWN_QUESTIONS) if path is None else questions_about(corpus.texts))
-    with _storage(url, elsewhere or {}) as storage:
+    with _storage(url, options or {}) as storage:
         place = "SQLite in a temporary folder" if url is None else storage.settings.url.display
         in_memory = storage.settings.url.backend == "memory"
         out = Console(highlight=False)
@@ -77,11 +77,10 @@ def main(
 
 
 @contextmanager
-def _storage(url: str | None, elsewhere: Mapping[str, str | None]) -> Iterator[UnifiedStorage]:
+def _storage(url: str | None, options: Mapping[str, Any]) -> Iterator[UnifiedStorage]:
     """Open the storage of a URL, or one in a temporary folder that goes afterwards."""
     folder = None if url else tempfile.mkdtemp(prefix="ambidex-demo-")
-    places: dict[str, Any] = dict(elsewhere)
-    storage = UnifiedStorage(url or f"sqlite:///{folder}/demo.db", **places).tenant(TENANT)
+    storage = UnifiedStorage(url or f"sqlite:///{folder}/demo.db", **options).tenant(TENANT)
     try:
         yield storage
     finally:

