@@ -57,7 +57,7 @@ def test_tokens_of_real_texts_are_the_tokenisers(tokenizer: Any) -> None:
     tokens = wordllama.Tokens(tokenizer, uncut=0)
     for text in chosen:
         assert found(tokens, text) == whole(tokenizer, text), text
-    assert tokens._pieces is not None and len(tokens._pieces) > 1000
+    assert tokens._words is not None and len(tokens._words.pieces) > 1000
 
 
 def test_tokens_of_strange_texts_are_the_tokenisers(tokenizer: Any) -> None:
@@ -75,8 +75,10 @@ def test_what_is_kept_is_bounded(tokenizer: Any, monkeypatch: pytest.MonkeyPatch
     for number in range(100):
         text = f"word{number} {'x' * number} of {'many ' * 10}"
         assert found(tokens, text) == whole(tokenizer, text)
-        assert tokens._pieces is not None and len(tokens._pieces) <= 20
-        assert max(map(len, tokens._pieces)) <= 64
+        assert tokens._words is not None
+        for kept in (tokens._words, tokens._words.pieces):
+            assert 0 < len(kept) <= 20
+            assert max(map(len, kept)) <= 64
 
 
 def test_a_vocabulary_that_reaches_across_the_cuts_is_not_cut() -> None:
@@ -88,7 +90,7 @@ def test_a_vocabulary_that_reaches_across_the_cuts_is_not_cut() -> None:
     tokens = wordllama.Tokens(made, uncut=0)
     for _ in range(2):
         assert found(tokens, "ba, a,b") == whole(made, "ba, a,b") == [0, 2, 4, 0, 4, 2]
-    assert tokens._pieces is None
+    assert tokens._words is None
 
 
 def test_vectors_are_the_means_of_the_tokens_vectors(tokenizer: Any) -> None:
@@ -112,7 +114,7 @@ texts = json.load(sys.stdin)
 with ThreadPoolExecutor(4) as pool:
     made = list(pool.map(wordllama.vectors_of, [texts] * 4))
 assert all((one == made[0]).all() for one in made), "different"
-print(wordllama._model()[0]._pieces is not None)
+print(wordllama._model()[0]._words is not None)
 """
     sources = re.sub(r"\s+", " ", " ".join(topics.values()))
     data = json.dumps([sources[at : at + 200] for at in range(0, 20_000, 200)])

@@ -24,12 +24,13 @@ DIMENSION = 256
 
 _PIECE = re.compile(r" *(?:[^\W\d_¹²³]+|(?:[^\w ]|[\d_¹²³])+)| +")
 """The spaces before, and then either letters or anything else but letters and spaces."""
+_WORD = re.compile(r" *[^ ]+| +")
 _SPACE = "\u2581"
 """How a space stands in the vocabulary."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LONGEST = 64
 _MOST = 50_000
-"""Pieces that are kept, about 200 bytes each."""
+"""Words that are kept, and pieces, about 200 bytes each."""
 _UNCUT = 64
 """Texts that a process embeds before it learns how to cut them, which takes 40 ms: a single query does not."""
 
@@ -58,24 +59,48 @@ class Tokens:
     def __init__(self, tokenizer: Any, uncut: int = _UNCUT) -> None:
         self._tokenizer, self._uncut = tokenizer, uncut
         self._special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        self._pieces: _Pieces | None = None
+        self._words: _Words | None = None
 
     def of(self, text: str) -> bytes:
         """Return the numbers of the tokens as integers of 64 bits."""
-        pieces = self._pieces
-        if pieces is None:
+        words = self._words
+        if words is None:
             self._uncut -= 1
             if self._uncut < 0:  # perhaps in two threads at once, with the same result
                 cut = _may_be_cut(self._tokenizer, self._special)
-                pieces = self._pieces = _Pieces(self._tokenizer) if cut else None
+                words = self._words = _Words(_Pieces(self._tokenizer)) if cut else None
                 self._uncut = 0 if cut else sys.maxsize
-        if pieces is None or not text or _SPACE in text or ("<" in text and any(one in text for one in self._special)):
+        if words is None or not text or _SPACE in text or ("<" in text and any(one in text for one in self._special)):
             return _tokens(self._tokenizer, text)
-        return b"".join(map(pieces.__getitem__, _PIECE.findall(f" {text}")))
+        if "  " in text or text[0] == " " or text[-1] == " ":
+            return b"".join([words[word[1:]] for word in _WORD.findall(f" {text}")])
+        return b"".join(map(words.__getitem__, text.split(" ")))
 
 
-class _Pieces(dict[str, bytes]):
-    """The tokens of each piece met lately; a new one is given to the tokeniser."""
+class _Kept(dict[str, bytes]):
+    """The tokens of what was met lately."""
+
+    def keep(self, text: str, tokens: bytes) -> bytes:
+        if len(text) <= _LONGEST:
+            if len(self) >= _MOST:
+                self.clear()
+            self[text] = tokens
+        return tokens
+
+
+class _Words(_Kept):
+    """By what stands behind the first of the spaces before a word (the tokeniser puts one before the first word)."""
+
+    def __init__(self, pieces: _Pieces) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def __missing__(self, word: str) -> bytes:
+        return self.keep(word, b"".join(map(self.pieces.__getitem__, _PIECE.findall(f" {word}"))))
+
+
+class _Pieces(_Kept):
+    """By piece; new ones are given to the tokeniser."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
@@ -83,15 +108,10 @@ class _Pieces(dict[str, bytes]):
 
     def __missing__(self, piece: str) -> bytes:
         if piece[0] == " " != piece:
-            made = _tokens(self._tokenizer, piece[1:])  # the tokeniser puts a space before whatever it is given
-        else:  # behind something else, from which it is cut off
-            before = "." if _PIECE.fullmatch(f"a{piece}") else "a"
-            made = _tokens(self._tokenizer, before + piece)[len(_tokens(self._tokenizer, before)) :]
-        if len(piece) <= _LONGEST:
-            if len(self) >= _MOST:
-                self.clear()
-            self[piece] = made
-        return made
+            return self.keep(piece, _tokens(self._tokenizer, piece[1:]))
+        before = "." if _PIECE.fullmatch(f"a{piece}") else "a"  # something from which it is cut off
+        made = _tokens(self._tokenizer, before + piece)
+        return self.keep(piece, made[len(_tokens(self._tokenizer, before)) :])
 
 
 def _tokens(tokenizer: Any, text: str) -> bytes:
