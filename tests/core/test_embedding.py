@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from ambidex.core.dual import drive
-from ambidex.core.embedding import Embedder, checked_vector
+from ambidex.core.embedding import Embedder, checked_vector, packed_vector
 from ambidex.errors import ConfigurationError, InvalidQuery
 from ambidex.runtime.aio import AsyncRuntime
 from ambidex.runtime.blocking import BlockingRuntime
@@ -32,14 +33,18 @@ class Model:
         return lengths(texts)
 
 
+def unpacked(vectors: Iterable[Iterable[float]]) -> list[list[float]]:
+    return [list(vector) for vector in vectors]
+
+
 def test_every_kind_of_callable() -> None:
     texts = [f"{'x' * (n % 7)}" for n in range(600)]
     expected = lengths(texts)
     for call in (lengths, Model(), Embedder(lengths, "mine")):
         embedder = Embedder.of(call)
-        assert drive(embedder.vectors(texts, BlockingRuntime())) == expected
-        assert asyncio.run(embedder.vectors(texts, AsyncRuntime())) == expected
-    assert asyncio.run(Embedder.of(awaited).vectors(texts, AsyncRuntime())) == expected
+        assert unpacked(drive(embedder.vectors(texts, BlockingRuntime()))) == expected
+        assert unpacked(asyncio.run(embedder.vectors(texts, AsyncRuntime()))) == expected
+    assert unpacked(asyncio.run(Embedder.of(awaited).vectors(texts, AsyncRuntime()))) == expected
     model = Embedder.of(Model())
     assert (model.name, model.dimension, model.weight) == ("model", 2, 0.5)
     assert Embedder.of(lengths).label(2) == "lengths:2"
@@ -49,7 +54,7 @@ def test_every_kind_of_callable() -> None:
 def test_arrays_of_numpy() -> None:
     numpy = pytest.importorskip("numpy")
     embedder = Embedder(lambda texts: numpy.ones((len(texts), 3), numpy.float16), "ones")
-    assert drive(embedder.vectors(["a", "b"], BlockingRuntime())) == [[1.0, 1.0, 1.0]] * 2
+    assert unpacked(drive(embedder.vectors(["a", "b"], BlockingRuntime()))) == [[1.0, 1.0, 1.0]] * 2
     assert checked_vector(numpy.array([1, 2])) == [1.0, 2.0]
 
 
@@ -88,3 +93,21 @@ def test_embedders_that_are_refused() -> None:
 def test_vectors_that_are_refused(vector: Any) -> None:
     with pytest.raises(InvalidQuery):
         checked_vector(vector)
+
+
+def test_packed_vectors_are_those_that_any_other_form_gives() -> None:
+    numpy = pytest.importorskip("numpy")
+    wide = numpy.random.default_rng(3).normal(size=(4, 6))
+    single = wide.astype(numpy.float32)
+    expected = single[1].tolist()
+    forms = [wide[1], wide[1].tolist(), single[1], single.T.copy()[:, 1], array("f", single[1]), tuple(wide[1])]
+    for form in forms:
+        made = packed_vector(form)
+        assert made.typecode == "f"
+        assert made.tolist() == checked_vector(form) == expected
+    assert packed_vector(array("i", [1, 2])).tolist() == packed_vector(b"\x01\x02").tolist() == [1.0, 2.0]
+    broken = single.copy()
+    broken[1, 2] = numpy.inf
+    for bad in (broken[1], single, single[:0], single[0, :0], b"", object()):
+        with pytest.raises(InvalidQuery):
+            packed_vector(bad)

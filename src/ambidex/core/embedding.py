@@ -16,7 +16,7 @@ from typing import Any
 from ambidex.core.runtime import Runtime, off_the_clock
 from ambidex.errors import ConfigurationError, InvalidQuery
 
-__all__ = ["Embed", "Embedder", "checked_vector"]
+__all__ = ["Embed", "Embedder", "checked_vector", "packed_vector"]
 
 Embed = Callable[[list[str]], Any]
 """Takes texts and returns a vector for each (lists or a numpy array), or an awaitable of them."""
@@ -98,10 +98,10 @@ class Embedder:
         answer = await runtime.offload(lambda: self.call(batch))
         return await answer if isinstance(answer, Awaitable) else answer
 
-    def _checked(self, answer: Any, count: int) -> list[Sequence[float]]:
+    def _checked(self, answer: Any, count: int) -> Sequence[Sequence[float]]:
         try:
             rows = list(answer)
-            vectors = [checked_vector(row) for row in rows]
+            vectors = [packed_vector(row) for row in rows]
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the embedder {self.name!r} returned no list of vectors: {error}") from None
         lengths = {len(vector) for vector in vectors}
@@ -123,10 +123,29 @@ def checked_vector(vector: Any) -> Sequence[float]:
     Raises:
         InvalidQuery: it is empty, or some number is not finite or too large.
     """
+    return packed_vector(vector).tolist()
+
+
+def packed_vector(vector: Any) -> array[float]:
+    """Return a vector as :func:`checked_vector` does, packed: a ninth of the memory, which counts in large batches."""
+    floats = array("f")
     try:
-        floats = array("f", vector.tolist() if hasattr(vector, "tolist") else vector)
+        packed = _packed(vector)
+        if packed is None:
+            floats.extend(vector.tolist() if hasattr(vector, "tolist") else vector)
+        else:
+            floats.frombytes(packed)
     except (TypeError, ValueError, OverflowError):
         raise InvalidQuery("a vector is a list of finite numbers") from None
     if not floats or not math.isfinite(sum(floats)):  # one number that is not finite makes the sum so
         raise InvalidQuery("a vector is a list of finite numbers, not empty")
-    return floats.tolist()
+    return floats
+
+
+def _packed(vector: Any) -> memoryview | None:
+    """Return the bytes of numbers of single precision that stand side by side, as in a row of numpy's; else None."""
+    try:
+        view = memoryview(vector)
+    except (TypeError, ValueError):
+        return None
+    return view.cast("B") if view.format == "f" and view.ndim == 1 and view.c_contiguous else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from typing import Any
 
 from ambidex.core.embedding import Embedder
 from ambidex.errors import ConfigurationError
 from ambidex.stores import minilm as _minilm
+from ambidex.stores import wordllama as _wordllama
 
 __all__ = ["embedder_for", "minilm", "wordllama"]
 
@@ -48,7 +48,7 @@ def wordllama() -> Embedder:
 
     Thousands of chunks a second, and weaker than full text: it weighs 0.3.
     """
-    return Embedder(_wordllama_vectors, "wordllama-l2-supercat", 256, 0.3)
+    return Embedder(_wordllama.vectors_of, "wordllama-l2-supercat", _wordllama.DIMENSION, 0.3)
 
 
 @functools.cache
@@ -83,44 +83,6 @@ def minilm(folder: str = "") -> Embedder:
             raise ConfigurationError(f"the embedder 'minilm' needs the file {name!r}, and {place!r} has none")
     vectors = functools.partial(_minilm.vectors_of, place)
     return Embedder(vectors, "all-minilm-l6-v2-int8", _minilm.DIMENSION, 0.5)
-
-
-def _wordllama_vectors(texts: list[str]) -> Any:
-    import numpy as np
-
-    tokenizer, matrix = _wordllama_model()
-    vectors = np.zeros((len(texts), matrix.shape[1]), np.float32)
-    for place, text in enumerate(texts):
-        # One by one: a batch is padded to its longest text, and starts threads that do not survive a fork.
-        tokens = tokenizer.encode(text, add_special_tokens=False).ids
-        if tokens:  # a text without words has no direction
-            vectors[place] = np.add.reduce(matrix.take(tokens, axis=0), axis=0) / len(tokens)
-    return vectors
-
-
-@functools.cache
-def _wordllama_model() -> tuple[Any, Any]:
-    """Read the model's two files.
-
-    The package itself is not imported: it would configure the root logger and load an HTTP client, and could download.
-    """
-    import numpy as np
-    from safetensors import safe_open
-    from tokenizers import Tokenizer
-
-    spec = importlib.util.find_spec("wordllama")
-    folder = os.path.dirname(spec.origin or "") if spec is not None else ""
-    try:
-        tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizers", "l2_supercat_tokenizer_config.json"))
-        with safe_open(os.path.join(folder, "weights", "l2_supercat_256.safetensors"), "np") as file:
-            matrix = file.get_tensor("embedding.weight").astype(np.float32)
-    except Exception as error:  # tokenizers raises Exception itself
-        raise ConfigurationError(
-            f"the installed wordllama has no model that can be read: {error}; pip install --force-reinstall wordllama"
-        ) from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer, matrix
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from ambidex.core.codec import encode
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
-from ambidex.core.embedding import Embed, Embedder, checked_vector
+from ambidex.core.embedding import Embed, Embedder, checked_vector, packed_vector
 from ambidex.core.fusion import FUSIONS
 from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
@@ -97,10 +97,13 @@ class Index(Store):
         Raises:
             ConfigurationError: the namespace holds another embedder's vectors, or the embedder failed to make any.
         """
-        checked = [_checked(item) for item in items]
+        await self._put([_checked(item) for item in items], namespace)
+
+    async def _put(self, items: builtins.list[IndexItem], namespace: str) -> None:
+        """Add or replace items that are known to be in order."""
         space = self._space(namespace)
-        if checked:
-            await self._port.index(space, await self._embedded(checked, namespace))
+        if items:
+            await self._port.index(space, await self._embedded(items, namespace))
 
     @operation
     @one_deadline
@@ -370,7 +373,7 @@ def _checked(item: IndexItem) -> IndexItem:
             raise UnsupportedValue(f"{name} of an indexed item must be text, not {type(value).__name__}")
         encode(value)
     about = _metadata(item.metadata, repr(item.id))
-    return item._replace(metadata=about, vector=None if item.vector is None else checked_vector(item.vector))
+    return item._replace(metadata=about, vector=None if item.vector is None else packed_vector(item.vector))
 
 
 def _metadata(metadata: Any, owner: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _stamp(tables: Tables, namespace: str, embedder: str | None = None) -> None:
 
 def _copy(item: IndexItem) -> IndexItem:
     """Return the item with metadata of its own, so that nobody changes what is stored by changing what they got."""
-    return item._replace(metadata=item.metadata.copy())
+    return item._replace(metadata=item.metadata.copy(), vector=None if item.vector is None else list(item.vector))
 
 
 def _best(scores: dict[str, float], count: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (*kv.SCHEMA, *log.SCHEMA, *search.SCHEMA),
     ("CREATE INDEX ambidex_streams_expires ON ambidex_streams (expires) WHERE expires > 0",),
     search.REBUILT,
+    search.UNTRIGGERED,
 )
 
 _MOST_ROWS, _MOST_STREAMS = 500, 50

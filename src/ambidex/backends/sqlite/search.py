@@ -176,7 +176,9 @@ def _has_numpy() -> bool:
 
 
 def _row(item: IndexItem) -> tuple[Any, ...]:
-    vector = None if item.vector is None else array("f", item.vector).tobytes()
+    vector = item.vector
+    if vector is not None:
+        vector = (vector if isinstance(vector, array) and vector.typecode == "f" else array("f", vector)).tobytes()
     return item.id, to_json(item.metadata), vector, words_of(item.title, item.text), item.title, item.text
 
 

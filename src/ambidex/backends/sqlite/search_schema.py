@@ -1,15 +1,17 @@
 """The tables of the index and the statements that change them; the search port and the migrations use this.
 
 An item is one row each in three places: what it is called and filtered by (narrow, so that a filter reads little), its
-texts and vector, and the full-text index over the texts. The invariant: the number of an item stands for one text and
-one vector for ever. Replacing a text gives a new number, numbers grow, and because they come from the clock they do not
-repeat even in a database that was restored from a backup; so whatever was derived from an item stays right as long as
-the item exists. Every write gives its namespace a new stamp, every
-disappearance of an item a new ``gone``, every change of metadata a new ``noted``.
+texts and vector, and the full-text index over the texts. The latter is written here and by no trigger: in a trigger
+FTS5 flushes its buffer at every row, which takes three times as long. The invariant: the number of an item stands for
+one text and one vector for ever. Replacing a text gives a new number, numbers grow, and because they come from the
+clock they do not repeat even in a database that was restored from a backup; so whatever was derived from an item stays
+right as long as the item exists. Every write gives its namespace a new stamp, every disappearance of an item a new
+``gone``, every change of metadata a new ``noted``.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import zlib
@@ -20,7 +22,7 @@ from typing import Any
 
 import apsw
 
-__all__ = ["REBUILT", "SCHEMA", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
+__all__ = ["REBUILT", "SCHEMA", "UNTRIGGERED", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
 
 SCHEMA = (
     "CREATE TABLE ambidex_items (item INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL,"
@@ -69,16 +71,29 @@ REBUILT = (
     "DROP TABLE ambidex_items_1",
 )
 
+UNTRIGGERED = ("DROP TRIGGER ambidex_texts_added", "DROP TRIGGER ambidex_texts_removed")
+"""What fills the full-text index since then is :func:`put`, and what empties it :func:`forget`."""
+
 _TITLE = 2
 _MOST = 255
+_MOST_HASHES = 200_000
 _local = threading.local()
 
+_GIVEN = "SELECT value FROM json_each(?)"
 _SPACE = (
     "INSERT INTO ambidex_spaces (namespace, stamp) VALUES (?, ?)"
     " ON CONFLICT (namespace) DO UPDATE SET stamp = excluded.stamp RETURNING space"
 )
 _NUMBERS = f"UPDATE ambidex_numbers SET last = max(last + 1, {_NOW}) + ? RETURNING last"
 _KNOWN = "SELECT item FROM ambidex_items WHERE space = ? AND id IN (SELECT value FROM json_each(?))"
+_FTS_ADD = (
+    "INSERT INTO ambidex_fts (rowid, title, text)"
+    " SELECT item, title, text FROM ambidex_texts WHERE item BETWEEN ? AND ? ORDER BY item"
+)
+_FTS_DROP = (
+    "INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) SELECT 'delete', item, title, text FROM ambidex_texts"
+    f" WHERE item IN ({_GIVEN}) ORDER BY item"
+)
 _GONE = "UPDATE ambidex_spaces SET gone = ? WHERE space = ?"
 
 
@@ -108,19 +123,21 @@ def put(conn: apsw.Connection, namespace: str, rows: Sequence[tuple[Any, ...]], 
     first = int(last[0][0]) - len(rows) + 1
     conn.executemany(
         "INSERT INTO ambidex_items VALUES (?, ?, ?, ?)",
-        ((item, space, row[0], row[1]) for item, row in enumerate(rows, first)),
+        [(item, space, row[0], row[1]) for item, row in enumerate(rows, first)],
     ).fetchall()
     conn.executemany(
-        "INSERT INTO ambidex_texts VALUES (?, ?, ?, ?, ?)", ((item, *row[2:]) for item, row in enumerate(rows, first))
+        "INSERT INTO ambidex_texts VALUES (?, ?, ?, ?, ?)", [(item, *row[2:]) for item, row in enumerate(rows, first)]
     ).fetchall()
+    conn.execute(_FTS_ADD, (first, first + len(rows) - 1)).fetchall()
 
 
 def forget(conn: apsw.Connection, space: int, items: Sequence[Any]) -> None:
     """Delete items by number."""
     if items:
-        bound = [(item,) for item in items]
-        conn.executemany("DELETE FROM ambidex_items WHERE item = ?", bound).fetchall()
-        conn.executemany("DELETE FROM ambidex_texts WHERE item = ?", bound).fetchall()
+        given = (json.dumps(items),)
+        conn.execute(_FTS_DROP, given).fetchall()  # while the texts are there: FTS5 is told what it forgets
+        conn.execute(f"DELETE FROM ambidex_items WHERE item IN ({_GIVEN})", given).fetchall()
+        conn.execute(f"DELETE FROM ambidex_texts WHERE item IN ({_GIVEN})", given).fetchall()
         conn.execute(_GONE, (stamp(), space)).fetchall()
 
 
@@ -133,17 +150,34 @@ def words_of(title: str, text: str) -> bytes:
     counts = Counter(plain)
     for stem in titled:
         counts[stem] += _TITLE
-    hashes = array("I", [zlib.crc32(stem.encode()) for stem in counts])
-    return (
-        (len(titled) + len(plain)).to_bytes(4, "little")
-        + hashes.tobytes()
-        + bytes([min(count, _MOST) for count in counts.values()])
-    )
+    if len(_hashes) > _MOST_HASHES:
+        _hashes.clear()
+    try:
+        times = bytes(counts.values())
+    except ValueError:  # more than a byte holds
+        times = bytes([min(count, _MOST) for count in counts.values()])
+    hashes = array("I", map(_hashes.__getitem__, counts))
+    return (len(titled) + len(plain)).to_bytes(4, "little") + hashes.tobytes() + times
 
 
 def query_words(words: Sequence[str]) -> dict[int, int]:
     """Return the hash of each stem of a query and how often it stands there."""
-    return Counter(zlib.crc32(stem.encode()) for stem in _stems(" ".join(words)))
+    return Counter(map(_hash, _stems(" ".join(words))))
+
+
+def _hash(stem: str) -> int:
+    return zlib.crc32(stem.encode())
+
+
+class _Hashes(dict[str, int]):
+    """The hashes of the stems met lately: looking one up takes a fifth of making it anew."""
+
+    def __missing__(self, stem: str) -> int:
+        made = self[stem] = _hash(stem)
+        return made
+
+
+_hashes = _Hashes()
 
 
 def _stems(text: str) -> list[str]:
