@@ -20,6 +20,8 @@ from typing import Any
 
 import apsw
 
+from ambidex.backends.sqlite import search_gone
+
 __all__ = ["REBUILT", "SCHEMA", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
 
 SCHEMA = (
@@ -79,7 +81,6 @@ _SPACE = (
 )
 _NUMBERS = f"UPDATE ambidex_numbers SET last = max(last + 1, {_NOW}) + ? RETURNING last"
 _KNOWN = "SELECT item FROM ambidex_items WHERE space = ? AND id IN (SELECT value FROM json_each(?))"
-_GONE = "UPDATE ambidex_spaces SET gone = ? WHERE space = ?"
 
 
 def stamp() -> int:
@@ -121,7 +122,7 @@ def forget(conn: apsw.Connection, space: int, items: Sequence[Any]) -> None:
         bound = [(item,) for item in items]
         conn.executemany("DELETE FROM ambidex_items WHERE item = ?", bound).fetchall()
         conn.executemany("DELETE FROM ambidex_texts WHERE item = ?", bound).fetchall()
-        conn.execute(_GONE, (stamp(), space)).fetchall()
+        search_gone.note(conn, space, items)
 
 
 def words_of(title: str, text: str) -> bytes:
