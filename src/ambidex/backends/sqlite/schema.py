@@ -14,6 +14,7 @@ from typing import cast
 import apsw
 
 from ambidex.backends.relational import kv, log
+from ambidex.backends.sqlite import search_gone
 from ambidex.backends.sqlite import search_schema as search
 from ambidex.errors import ConfigurationError
 
@@ -26,6 +27,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("CREATE INDEX ambidex_streams_expires ON ambidex_streams (expires) WHERE expires > 0",),
     search.REBUILT,
     search.UNTRIGGERED,
+    search_gone.SCHEMA,
 )
 
 _MOST_ROWS, _MOST_STREAMS = 500, 50

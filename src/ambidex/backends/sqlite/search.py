@@ -116,7 +116,7 @@ class SqliteSearch:
         by_text = view.by_text(words, chosen, query.depth) if words else {}
         by_vector: dict[int, float] = {}
         if query.vector is not None:
-            by_vector = view.by_vector(query.vector, chosen, query.depth)
+            by_vector = view.by_vector(query.vector, chosen, query.depth, query.top_k)
             nearest = list(by_vector)[: max(_RESCORED, query.top_k)]
             by_vector.update(view.exactly(query.vector, read(_VECTORS, (to_json(nearest),))))
         return _show(read, query, by_text, by_vector)

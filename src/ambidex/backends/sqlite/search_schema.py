@@ -22,6 +22,8 @@ from typing import Any
 
 import apsw
 
+from ambidex.backends.sqlite import search_gone
+
 __all__ = ["REBUILT", "SCHEMA", "UNTRIGGERED", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
 
 SCHEMA = (
@@ -94,7 +96,6 @@ _FTS_DROP = (
     "INSERT INTO ambidex_fts (ambidex_fts, rowid, title, text) SELECT 'delete', item, title, text FROM ambidex_texts"
     f" WHERE item IN ({_GIVEN}) ORDER BY item"
 )
-_GONE = "UPDATE ambidex_spaces SET gone = ? WHERE space = ?"
 
 
 def stamp() -> int:
@@ -138,7 +139,7 @@ def forget(conn: apsw.Connection, space: int, items: Sequence[Any]) -> None:
         conn.execute(_FTS_DROP, given).fetchall()  # while the texts are there: FTS5 is told what it forgets
         conn.execute(f"DELETE FROM ambidex_items WHERE item IN ({_GIVEN})", given).fetchall()
         conn.execute(f"DELETE FROM ambidex_texts WHERE item IN ({_GIVEN})", given).fetchall()
-        conn.execute(_GONE, (stamp(), space)).fetchall()
+        search_gone.note(conn, space, items)
 
 
 def words_of(title: str, text: str) -> bytes:

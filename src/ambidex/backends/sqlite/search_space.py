@@ -1,9 +1,11 @@
 """What this process holds of each namespace of the index, in step with the rows; the search port ranks with it.
 
 The invariant: a view is used only after the namespace's stamp was compared with the database's. Where it differs, the
-numbers of the items that still exist are read if some disappeared, and then the rows with numbers above the last one
-known; since rows never change, that makes the view equal to the rows, whichever process wrote them. Views are replaced,
-never changed, so that any number of threads may rank while one refreshes.
+log says which items disappeared (where it does not reach back, the numbers of those that exist are read), and then the
+rows with numbers above the last one known are read; since rows never change, that makes the view equal to the rows,
+whichever process wrote them. Whether the database has seen what the view has, and is no older copy, is asked of the
+last item that the view knows. Views are replaced, never changed, so that any number of threads may rank while one
+refreshes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import numpy as np
 from ambidex.backends.relational.sql import Args, Row
 from ambidex.backends.sqlite.search_fields import Fields
 from ambidex.backends.sqlite.search_filters import where
-from ambidex.backends.sqlite.search_segment import Segment, load, save
+from ambidex.backends.sqlite.search_gone import since
+from ambidex.backends.sqlite.search_segment import MOST_ITEMS, Page, Segment, load, save
 from ambidex.core.query import Condition
 
 if TYPE_CHECKING:
@@ -31,16 +34,20 @@ __all__ = ["Read", "Space", "Spaces", "View"]
 
 Read = Callable[[str, Args], list[Row]]
 """Runs a query on this thread's connection."""
+Chosen: TypeAlias = "Sequence[Array | None]"
 
 _K1, _B = 1.2, 0.75
 _LEAST_RARITY = 1e-6
-_PAGE = 20_000
+_PAGE = 4_000
+"""Rows read at a time: few enough that other threads of the process get their turn."""
+_MOST_PAGES = 250
 _SAVED = 2_000
 """Items from which on a segment is worth a file."""
 _MOST_PARTS = 8
 _MOST_SPACES = 64
 
 _STATE = "SELECT stamp, gone, noted FROM ambidex_spaces WHERE space = ?"
+_EXISTS = "SELECT 1 FROM ambidex_items WHERE item = ? AND space = ?"
 _LIVE = "SELECT item FROM ambidex_items WHERE space = ? ORDER BY item"
 _NEW = (
     "SELECT i.item, t.vector, t.words, iif(t.words IS NULL, t.title, NULL), iif(t.words IS NULL, t.text, NULL)"
@@ -57,52 +64,74 @@ class View(NamedTuple):
     noted: int = -1
     parts: tuple[Segment, ...] = ()
     alive: tuple[Array, ...] = ()
+    whole: tuple[bool, ...] = ()
+    """Whether all items of a segment still exist."""
+    total: int = 0
+    length: float = 0.0
+    """Words of an item, on average."""
 
     @property
     def last(self) -> int:
         """The highest number of an item that was read."""
         return int(self.parts[-1].items[-1]) if self.parts else 0
 
-    def by_text(self, words: dict[int, int], chosen: Sequence[Array], depth: int) -> dict[int, float]:
+    def with_parts(self, parts: Sequence[Segment], alive: Sequence[Array]) -> View:
+        """Return the same with other segments."""
+        living = [int(np.count_nonzero(flags)) for flags in alive]
+        words = sum(float(part.lengths.sum(where=flags)) for part, flags in zip(parts, alive, strict=True))
+        return self._replace(
+            parts=tuple(parts),
+            alive=tuple(alive),
+            whole=tuple(count == len(flags) for count, flags in zip(living, alive, strict=True)),
+            total=sum(living),
+            length=words / sum(living) if words else 1.0,
+        )
+
+    def by_text(self, words: dict[int, int], chosen: Chosen, depth: int) -> dict[int, float]:
         """Return the BM25 scores of the best ``depth`` items, by number.
 
         Args:
             words: the hash of each stem of the query and how often it stands there.
-            chosen: for each segment a flag an item: whether it may be found.
+            chosen: for each segment a flag an item: whether it may be found; None: all may.
             depth: how many.
         """
-        total = sum(int(alive.sum()) for alive in self.alive)
-        length = sum(float(part.lengths @ alive) for part, alive in zip(self.parts, self.alive, strict=True))
-        average = length / total if length else 1.0
         postings = {word: [part.postings(word) for part in self.parts] for word in words}
         found: list[tuple[Array, Array]] = []
         weights = {}
         for word, times in words.items():
             holding = sum(len(docs) for docs, _ in postings[word])
-            rarity = np.log((max(0, total - holding) + 0.5) / (holding + 0.5))  # as FTS5 has it, never below 0
+            rarity = np.log((max(0, self.total - holding) + 0.5) / (holding + 0.5))  # as FTS5 has it, never below 0
             weights[word] = np.float32(times * max(rarity, _LEAST_RARITY) * (_K1 + 1.0))
         for place, (part, flags) in enumerate(zip(self.parts, chosen, strict=True)):
             scores = np.zeros(len(part.items), np.float32)
-            norms = (part.lengths * np.float32(_K1 * _B / average)) + np.float32(_K1 * (1.0 - _B))
+            norms = (part.lengths * np.float32(_K1 * _B / self.length)) + np.float32(_K1 * (1.0 - _B))
             for word, weight in weights.items():
                 docs, counts = postings[word][place]
                 times_there = counts.astype(np.float32)
                 scores[docs] += weight * times_there / (times_there + norms[docs])
-            scores *= flags
+            if flags is not None:
+                scores *= flags
             best = _best(scores, depth)
             best = best[scores[best] > 0]
             found.append((part.items[best], scores[best]))
         return _cut(found, depth)
 
-    def by_vector(self, vector: Sequence[float], chosen: Sequence[Array], depth: int) -> dict[int, float]:
-        """Return the approximate cosines of the best ``depth`` items, by number."""
+    def by_vector(self, vector: Sequence[float], chosen: Chosen, depth: int, sure: int) -> dict[int, float]:
+        """Return the approximate cosines of the best ``depth`` items, by number, the best first.
+
+        Args:
+            vector: the query's.
+            chosen: as in :meth:`by_text`.
+            depth: how many.
+            sure: how many of the best must not be missed; further down one may be.
+        """
         query = np.array(vector, np.float32)
         query /= float(np.linalg.norm(query)) or 1.0
         found: list[tuple[Array, Array]] = []
         for part, flags in zip(self.parts, chosen, strict=True):
             for one in part.vectors:
                 if one.codes.shape[1] == len(query):
-                    rows, cosines = one.cosines(query, None if flags.all() else flags)
+                    rows, cosines = one.nearest(query, flags, sure)
                     best = _best(cosines, depth)
                     found.append((part.items[rows[best]], cosines[best]))
         return _cut(found, depth)
@@ -161,25 +190,22 @@ class Space:
             return self._view
         with self._guard:
             if not self._looked:
-                base = load(self._path)
-                if base is not None and len(base.items):
-                    self._view = View(0, -1, -1, (base,), (np.ones(len(base.items), bool),))
+                self._begin()
                 self._looked = True
             stamp, gone, noted = self._state(read)
             if self._view.stamp != stamp:
                 # What exists first, what is new after it: an item replaced in between is then seen twice, and the
                 # port shows the one that is there. The other way round it would be seen by nobody.
-                if gone != self._view.gone:
-                    self._bury(read)
+                self._bury(read, gone)
                 self._catch_up(read)
                 self._tidy()
-                self._view = self._view._replace(stamp=stamp, gone=gone, noted=noted)
+                self._view = self._view._replace(stamp=stamp, noted=noted)
             return self._view
 
-    def chosen(self, view: View, read: Read, conditions: Sequence[Condition]) -> list[Array]:
-        """Return for each segment of a view a flag an item: whether it exists and meets the conditions."""
+    def chosen(self, view: View, read: Read, conditions: Sequence[Condition]) -> Chosen:
+        """Return for each segment of a view a flag an item: whether it exists and meets the conditions; None: all."""
         if not conditions:
-            return list(view.alive)
+            return [None if whole else alive for whole, alive in zip(view.whole, view.alive, strict=True)]
         with self._guard:
             items = self._fields.items(conditions, view.stamp, view.noted, read)
         if items is None:
@@ -192,55 +218,105 @@ class Space:
         rows = read(_STATE, (self._space,))
         return rows[0] if rows else (0, 0, 0)
 
-    def _bury(self, read: Read) -> None:
+    def _begin(self) -> None:
+        """Start from the file, if there is one."""
+        found = load(self._path)
+        if found is not None and len(found[0].items):
+            part, gone = found
+            self._view = View(gone=gone).with_parts([part], [np.ones(len(part.items), bool)])
+
+    def _bury(self, read: Read, gone: int) -> None:
+        """Mark what disappeared up to a moment, or a little later."""
         view = self._view
         if view.parts:
-            live = _numbers(read(_LIVE, (self._space,)))
-            self._view = view._replace(alive=tuple(part.flags(live) for part in view.parts))
+            lost = since(read, self._space, view.gone, gone)
+            items = None if lost is None else np.sort(np.frombuffer(lost, np.int64))
+            if items is not None and (
+                not view.alive[-1][-1] or view.last in items or read(_EXISTS, (view.last, self._space))
+            ):
+                if len(items):
+                    alive = [_without(part, flags, items) for part, flags in zip(view.parts, view.alive, strict=True)]
+                    view = view.with_parts(view.parts, alive)
+            else:
+                live = _numbers(read(_LIVE, (self._space,)))
+                view = view.with_parts(view.parts, [part.flags(live) for part in view.parts])
+        self._view = view._replace(gone=gone, stamp=0)
 
     def _catch_up(self, read: Read) -> None:
         """Read new rows page by page; what was read is kept if a later page fails."""
-        while rows := read(_NEW, (self._space, self._view.last)):
-            view = self._view
-            part = Segment.made(rows)
-            self._view = view._replace(
-                parts=(*view.parts, part), alive=(*view.alive, np.ones(len(part.items), bool)), stamp=0
-            )
-            if len(rows) < _PAGE:
-                return
+        pages: list[Page] = []
+        last = self._view.last
+        try:
+            while rows := read(_NEW, (self._space, last)):
+                pages.append(Page.made(rows))
+                last = rows[-1][0]
+                if len(pages) >= _MOST_PAGES:
+                    self._add(pages)
+                    pages = []
+                if len(rows) < _PAGE:
+                    return
+        finally:
+            self._add(pages)
+
+    def _add(self, pages: Sequence[Page]) -> None:
+        if pages:
+            view, part = self._view, Segment.made(pages)
+            self._view = view.with_parts([*view.parts, part], [*view.alive, np.ones(len(part.items), bool)])
 
     def _tidy(self) -> None:
         """Keep segments few and free of what is gone, and the large one in a file."""
         view = self._view
         if not view.parts:
             return
-        live = [int(alive.sum()) for alive in view.alive]
-        dead = sum(len(part.items) for part in view.parts) - sum(live)
-        if not sum(live):
-            self._view = view._replace(parts=(), alive=())
+        if not view.total:
+            self._view = view.with_parts((), ())
             _unlink(self._path)
-        elif sum(live[1:]) > max(_SAVED, live[0] // 2) or dead > max(_SAVED, sum(live) // 4):
+            return
+        sizes = [int(np.count_nonzero(alive)) for alive in view.alive]
+        dead = sum(len(part.items) for part in view.parts) - view.total
+        wasteful = sum(sizes[1:]) > max(_SAVED, sizes[0] // 2) or dead > max(_SAVED, view.total // 4)
+        if wasteful and view.total < MOST_ITEMS:
             self._use(Segment.merged(view.parts, view.alive))
         elif len(view.parts) > _MOST_PARTS:
-            small = Segment.merged(view.parts[1:], view.alive[1:])
-            self._view = view._replace(
-                parts=(view.parts[0], small), alive=(view.alive[0], np.ones(len(small.items), bool))
-            )
-        elif len(view.parts) == 1 and live[0] > _SAVED and not os.path.exists(self._path):
-            self._use(Segment.merged(view.parts, view.alive))
+            self._merge_last(sizes)
+        elif len(view.parts) == 1 and sizes[0] > _SAVED and not os.path.exists(self._path):
+            self._use(view.parts[0] if view.whole[0] else Segment.merged(view.parts, view.alive))
+
+    def _merge_last(self, sizes: Sequence[int]) -> None:
+        """Merge the last segments, each of which grows to twice its size before it is touched again."""
+        view, at, size = self._view, len(sizes) - 2, sum(sizes[-2:])
+        while at > 1 and sizes[at - 1] < 2 * size:
+            at -= 1
+            size += sizes[at]
+        if size < MOST_ITEMS:
+            part = Segment.merged(view.parts[at:], view.alive[at:]).sketched()
+            self._view = view.with_parts([*view.parts[:at], part], [*view.alive[:at], np.ones(len(part.items), bool)])
 
     def _use(self, segment: Segment) -> None:
         """Hold one segment, mapped from a file where one can be written."""
+        segment = segment.sketched()
         if len(segment.items) > _SAVED:
             try:
-                save(segment, self._path)
+                save(segment, self._path, self._view.gone)
             except OSError:  # read-only, or full: the cache stays in memory
                 pass
             else:
                 mapped = load(self._path)  # perhaps another process's by now
-                if mapped is not None and np.array_equal(mapped.items, segment.items):
-                    segment = mapped
-        self._view = self._view._replace(parts=(segment,), alive=(np.ones(len(segment.items), bool),))
+                if mapped is not None and np.array_equal(mapped[0].items, segment.items):
+                    segment = mapped[0]
+        self._view = self._view.with_parts([segment], [np.ones(len(segment.items), bool)])
+
+
+def _without(part: Segment, alive: Array, items: Array) -> Array:
+    """Return the flags of a segment without some items."""
+    places = np.searchsorted(part.items, items)
+    places = places[places < len(part.items)]
+    places = places[np.isin(part.items[places], items)]
+    if not len(places):
+        return alive
+    alive = alive.copy()
+    alive[places] = False
+    return alive
 
 
 def _numbers(rows: Sequence[Row]) -> Array:
