@@ -53,6 +53,13 @@ def test_lines_from_a_pipe_are_turns(url: str) -> None:
     assert "no language model" in " ".join(done.stderr.split())
 
 
+def test_weak_passages_are_left_out_if_asked(url: str) -> None:
+    question = "where do swans winter, and geese?"
+    for least, found in (("0", ["swans.md", "geese.md"]), ("0.9", ["swans.md"]), ("1.1", [])):
+        shown = _chat(question, "--chat-id", least, "--min-score", least, "--json")
+        assert [each["source"] for each in json.loads(shown.stdout)["turns"][0]["passages"]] == found
+
+
 def test_the_conversation_is_kept_and_shown_when_it_goes_on(url: str) -> None:
     _chat("where do geese graze?", "--chat-id", "birds")
     again = _chat("", "--chat-id", "birds")

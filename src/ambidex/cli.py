@@ -1,4 +1,4 @@
-"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, search and chat.
+"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, reindex, search and chat.
 
 The entry point ``ambidex`` calls :func:`main`. The invariant: importing this module loads no third-party package;
 results go to standard output and everything else to standard error, so that output can be piped; what a user can cause
@@ -105,7 +105,7 @@ def _app() -> App:
         suppress_keyboard_interrupt=False,
     )
     Parameter(name="*")(Places)  # its fields are options of each command that takes one
-    for command in (demo, health, get, set_, delete, scan, ingest, search, chat):
+    for command in (demo, health, get, set_, delete, scan, ingest, reindex, search, chat):
         app.command(command, name=command.__name__.rstrip("_"))
     return app
 
@@ -298,28 +298,58 @@ def scan(
 def ingest(path: str, /, *, places: Places = _HERE, tenant: str = "", json: bool = False) -> None:
     """Store every text file of a folder as a document for `ambidex search`; a changed one becomes a new version.
 
+    It may be interrupted and run again: what is stored already is left as it is.
+
     Args:
         path: a folder or a file.
         places: where to keep them.
         tenant: the tenant whose data it is.
         json: print one JSON object.
     """
-    from rich.progress import track
-
+    from ambidex.demo.load import store_texts
     from ambidex.demo.texts import read_folder
 
     corpus = read_folder(path)
     with _at(places, tenant) as storage:
-        errors = _errors()
         started = time.perf_counter()
-        for text in track(corpus.texts, "storing", console=errors, transient=True, disable=not errors.is_terminal):
-            storage.store_document(text.content, {"path": text.path, "title": text.title})
+        store_texts(storage, corpus.texts, _errors())
         seconds = time.perf_counter() - started
     if json:
         _print_json({"stored": len(corpus.texts), "skipped": corpus.skipped, "seconds": seconds})
     else:
         left_out = f"; {corpus.skipped} other files were left out" if corpus.skipped else ""
         print(f"{len(corpus.texts)} documents stored in {seconds:.2f} s{left_out}")
+
+
+def reindex(
+    *,
+    places: Places = _HERE,
+    tenant: str = "",
+    namespace: str = "default",
+    after: str | None = None,
+    json: bool = False,
+) -> None:
+    """Make the vectors of an index anew, as is needed when another embedder is chosen.
+
+    It may be interrupted, and says how to go on.
+
+    Args:
+        places: where the index is, and the embedder.
+        tenant: the tenant whose data it is.
+        namespace: the namespace of the index.
+        after: go on behind this item, the last one of a run that was interrupted.
+        json: print one JSON object.
+    """
+    from ambidex.demo.load import make_vectors
+
+    with _at(places, tenant) as storage:
+        started = time.perf_counter()
+        done, last = make_vectors(storage, namespace, after, _errors())
+        seconds = time.perf_counter() - started
+    if json:
+        _print_json({"namespace": namespace, "embedded": done, "last": last, "seconds": seconds})
+    else:
+        print(f"{done} vectors made in {seconds:.2f} s")
 
 
 def search(
@@ -330,6 +360,7 @@ def search(
     tenant: str = "",
     namespace: str = "default",
     top_k: int = 5,
+    min_score: float = 0.0,
     json: bool = False,
 ) -> int:
     """Print the best matches of a query; the exit code is 1 if there are none.
@@ -340,12 +371,13 @@ def search(
         tenant: the tenant whose data it is.
         namespace: the namespace of the index.
         top_k: how many matches, at most 1,000.
+        min_score: leave out weaker ones; scores are 0 to 1, and comparable within one query only.
         json: print one JSON list.
     """
     from rich.markup import escape
 
     with _at(places, tenant) as storage, _working("searching"):
-        hits = storage.search(query, top_k=top_k, namespace=namespace)
+        hits = storage.search(query, top_k=top_k, namespace=namespace, min_score=min_score)
     if json:
         _print_json([hit._asdict() for hit in hits])
     elif not hits:
@@ -371,6 +403,7 @@ def chat(
     chat_id: str = "default",
     script: str | None = None,
     top_k: int = 3,
+    min_score: float = 0.0,
     tenant: str = "",
     json: bool = False,
 ) -> None:
@@ -384,6 +417,7 @@ def chat(
         chat_id: the name of the conversation.
         script: a file with the turns: lines, or a JSON list of texts or messages.
         top_k: how many documents an answer quotes at most, 1 to 100.
+        min_score: leave out weaker ones; scores are 0 to 1, and comparable within one turn only.
         tenant: the tenant whose data it is.
         json: print one JSON object at the end.
     """
@@ -405,7 +439,7 @@ def chat(
                 _manage(storage, chat_id, turn, quiet=json)
                 continue
             with _working("searching"):
-                found = take_turn(storage, chat_id, turn, top_k)
+                found = take_turn(storage, chat_id, turn, top_k, min_score)
             said.append({"question": turn, "passages": [asdict(each) for each in found]})
             if not json:
                 _print_turn(turn, found, echo=script is not None or not sys.stdin.isatty())

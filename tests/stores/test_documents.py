@@ -508,6 +508,24 @@ def test_reindexing_brings_entries_back(run: Run, storage: UnifiedStorage) -> No
     assert check(storage) == 5
 
 
+def test_reindexing_goes_on_where_it_was_interrupted(run: Run, storage: UnifiedStorage) -> None:
+    async def body(s: Any) -> None:
+        ids = await s.batch_store_documents([f"zebra {n}" for n in range(7)])
+        await s.index.reset()
+        done = []
+        async for id_ in s.documents.reindex(page=2):
+            done.append(id_)
+            if len(done) == 4:
+                break
+        assert len(await s.documents.find("zebra", top_k=10)) == 4
+        rest = [id_ async for id_ in s.documents.reindex(page=2, after=done[-1])]
+        assert sorted(done + rest) == sorted(ids)
+        assert [id_ async for id_ in s.documents.reindex(after=rest[-1])] == []
+
+    run(body)
+    assert check(storage) == 7
+
+
 def test_without_search_documents_are_only_kept(tmp_path: Path) -> None:
     storage = UnifiedStorage(f"sqlite:///{tmp_path}/a.db").sync
     documents = type(storage.documents)(storage._documents._bound[0], None)

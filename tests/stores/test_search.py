@@ -14,7 +14,7 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.core.embedding import Embedder
 from ambidex.core.ports import IndexItem
-from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
+from ambidex.errors import ConfigurationError, InvalidKey, InvalidQuery, UnsupportedValue
 from ambidex.stores.embedders import embedder_for
 
 WORDS = ("swan goose duck", "car lorry train", "bread butter cheese")
@@ -81,6 +81,9 @@ def test_another_embedder_is_refused_until_the_vectors_are_made_anew(make: Calla
     assert other.search("swan")[0].id == "birds"
     with pytest.raises(ConfigurationError, match="shorter:2"):
         storage.sync.index.search("swan")
+    assert list(other.reindex(after="birds")) == ["food", "wheels"]
+    with pytest.raises(InvalidKey):
+        list(other.reindex(after="a\x00b"))
     other.reset()
     fill(storage)
     assert storage.sync.index.search("swan")[0].id == "birds"

@@ -137,7 +137,8 @@ class KeyValuePort(Protocol):
     async def scan(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Return up to about ``limit`` keys that start with ``prefix`` and the token of the next page (None: no more).
 
-        A key that exists during the whole scan is returned exactly once; the order is the backend's own.
+        A key that exists during the whole scan is returned exactly once; the order is the backend's own. Any key that
+        was returned is such a token, too: of the page that begins behind it.
         """
         ...
 

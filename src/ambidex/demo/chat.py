@@ -41,7 +41,9 @@ class Passage:
     score: float
 
 
-def take_turn(storage: SyncStorage, chat_id: str, question: str, top_k: int = 3) -> list[Passage]:
+def take_turn(
+    storage: SyncStorage, chat_id: str, question: str, top_k: int = 3, min_score: float = 0.0
+) -> list[Passage]:
     """Answer a question from what is stored, and keep both in the conversation.
 
     Args:
@@ -49,6 +51,7 @@ def take_turn(storage: SyncStorage, chat_id: str, question: str, top_k: int = 3)
         chat_id: the conversation.
         question: the turn.
         top_k: how many documents to quote at most.
+        min_score: leave out weaker ones.
 
     Returns:
         The passages, best first; none where nothing fits.
@@ -56,7 +59,7 @@ def take_turn(storage: SyncStorage, chat_id: str, question: str, top_k: int = 3)
     Raises:
         CapabilityMissing: the storage has no search.
     """
-    found = passages_of(storage.search(question, top_k=4 * top_k), question, top_k)
+    found = passages_of(storage.search(question, top_k=4 * top_k, min_score=min_score), question, top_k)
     storage.conversations.append(chat_id, *as_messages(question, found))
     return found
 

@@ -125,9 +125,17 @@ class Records:
         return None if stored is None else str(decode(stored))
 
     async def ids(
-        self, tag: str | None = None, category: str | None = None, path: str | None = None, page: int = _PAGE
+        self,
+        tag: str | None = None,
+        category: str | None = None,
+        path: str | None = None,
+        page: int = _PAGE,
+        after: str | None = None,
     ) -> AsyncGenerator[list[str], None]:
-        """Yield pages of ids; the narrowest of the conditions chooses the keys, the caller checks the others."""
+        """Yield pages of ids; the narrowest of the conditions chooses the keys, the caller checks the others.
+
+        ``after`` is an id that was yielded without conditions; those behind it are yielded.
+        """
         if tag is not None:
             start = self._key("t", tag) + ":"
         elif category is not None:
@@ -136,15 +144,15 @@ class Records:
             start = self._key("p", path)
         else:
             start = self._prefix + "d:"
-        after: str | None = None
+        token = None if after is None else self._key("d", after)
         while True:
-            keys, after = await self._kv.scan(start, after, page)
+            keys, token = await self._kv.scan(start, token, page)
             if path is not None and tag is None and category is None:
                 owners = await self._kv.get_many(keys) if keys else []
                 yield [decode(owner) for owner in owners if owner is not None]
             else:
                 yield [unescape(key.rsplit(":", 1)[1]) for key in keys]
-            if after is None:
+            if token is None:
                 return
 
     async def counts(self, kind: str) -> dict[str, int]:

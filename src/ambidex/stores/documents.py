@@ -360,9 +360,14 @@ class Documents(Store):
         return await self._records.recover(force)
 
     @stream
-    async def reindex(self, *, page: int = _PAGE) -> AsyncGenerator[builtins.list[str], None]:
-        """Write every document's entries of the index anew, page by page; yields the ids that are done."""
-        async for ids in self._records.ids(page=page):
+    async def reindex(self, *, page: int = _PAGE, after: str | None = None) -> AsyncGenerator[builtins.list[str], None]:
+        """Write every document's entries of the index anew, page by page; yields the ids that are done.
+
+        Args:
+            page: how many documents are indexed at once.
+            after: go on behind the last id that an interrupted run yielded.
+        """
+        async for ids in self._records.ids(page=page, after=after):
             await self._records.sync(ids, set())
             yield ids
 

@@ -227,11 +227,18 @@ class Index(Store):
         return items
 
     @stream
-    async def reindex(self, *, namespace: str = "default", page: int = _PAGE) -> AsyncGenerator[list[str], None]:
+    async def reindex(
+        self, *, namespace: str = "default", page: int = _PAGE, after: str | None = None
+    ) -> AsyncGenerator[builtins.list[str], None]:
         """Make the vector of every item anew with this index's embedder, page by page; yields the ids that are done.
 
         Vectors that callers gave are replaced, too. Until it has ended, queries compare with the vectors made so far;
         it may be repeated.
+
+        Args:
+            namespace: what is made anew.
+            page: how many items are embedded and stored at once.
+            after: go on behind the last id that an interrupted run yielded.
 
         Raises:
             ConfigurationError: there is no embedder.
@@ -239,13 +246,13 @@ class Index(Store):
         if self._scope.embedder is None:
             raise ConfigurationError("there is no embedder to make vectors with; choose one: index.embedded_by(...)")
         space = self._space(namespace)
-        after: str | None = None
+        behind = None if after is None else _id(after)
         while True:
             with time_limit(self._timeout):
-                items = await self._port.page(space, after, page, ())
+                items = await self._port.page(space, behind, page, ())
                 if not items:
                     return
-                after = items[-1].id
+                behind = items[-1].id
                 bare = [item._replace(vector=None) for item in items]
                 await self._port.index(space, await self._embedded(bare, namespace, replacing=True))
             yield [item.id for item in items]
