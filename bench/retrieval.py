@@ -29,12 +29,18 @@ Ranking = Mapping[str, float]
 Judged = Mapping[str, int]
 
 TARGETS = {
-    ("scifact", "hybrid wordllama", "ndcg@10"): 0.700,
-    ("cranfield", "hybrid wordllama", "ndcg@10"): 0.392,
-    ("scifact", "hybrid wordllama", "recall@100"): 0.930,
-    ("scifact", "hybrid minilm", "ndcg@10"): 0.730,
-    ("cranfield", "hybrid minilm", "ndcg@10"): 0.430,
-    ("scifact", "hybrid minilm", "recall@100"): 0.950,
+    ("sqlite", "scifact", "hybrid wordllama", "ndcg@10"): 0.700,
+    ("sqlite", "cranfield", "hybrid wordllama", "ndcg@10"): 0.392,
+    ("sqlite", "scifact", "hybrid wordllama", "recall@100"): 0.930,
+    ("sqlite", "scifact", "hybrid minilm", "ndcg@10"): 0.730,
+    ("sqlite", "cranfield", "hybrid minilm", "ndcg@10"): 0.430,
+    ("sqlite", "scifact", "hybrid minilm", "recall@100"): 0.950,
+    ("postgresql", "scifact", "hybrid wordllama", "ndcg@10"): 0.695,
+    ("postgresql", "cranfield", "hybrid wordllama", "ndcg@10"): 0.390,
+    ("postgresql", "scifact", "hybrid wordllama", "recall@100"): 0.930,
+    ("postgresql", "scifact", "hybrid minilm", "ndcg@10"): 0.720,
+    ("postgresql", "cranfield", "hybrid minilm", "ndcg@10"): 0.425,
+    ("postgresql", "scifact", "hybrid minilm", "recall@100"): 0.950,
 }
 
 
@@ -359,8 +365,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     missed = [
         f"{name} < {bound}"
-        for (collection, method, name), bound in TARGETS.items()
-        if (row["collection"], row["method"]) == (collection, method) and row.get(name, bound) < bound
+        for (storage, collection, method, name), bound in TARGETS.items()
+        if (row["storage"], row["collection"], row["method"]) == (storage, collection, method)
+        and row.get(name, bound) < bound
     ]
     return row | ({"missed": ", ".join(missed)} if missed else {})
 
