@@ -132,6 +132,15 @@ def test_the_default_is_the_environment_or_a_file_of_the_user() -> None:
     assert place.path == "/odd %41?name/ambidex/ambidex.db"
 
 
+def test_embedders_are_names_folders_or_callables() -> None:
+    assert Settings("memory://?embedder=minilm:/models/a", environ={}).embedder == "minilm:/models/a"
+    assert Settings("memory://", environ={"AMBIDEX_EMBEDDER": "minilm"}).embedder == "minilm"
+    assert Settings("memory://", embedder=len, environ={}).embedder is len
+    for bad in ("minilm:", "wordllama:/models", "gpt", 5):
+        with pytest.raises(ConfigurationError, match="embedder must be one of auto, none, wordllama, minilm"):
+            Settings("memory://", embedder=bad, environ={})
+
+
 def test_toml() -> None:
     made = Settings.from_toml('[ambidex]\nurl = "redis://h"\ntimeout = 4\nsearch = "sqlite:///i.db"\n')
     assert (made.url.backend, made.timeout, made.overrides["search"].path) == ("redis", 4, "i.db")

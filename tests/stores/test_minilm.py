@@ -9,7 +9,9 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.cli import main
 from ambidex.errors import ConfigurationError, Corrupted
-from ambidex.stores import embedders
+from ambidex.stores import embedders, minilm
 from ambidex.stores.embedders import embedder_for
 from ambidex.stores.minilm import FILES, _checked, _weights, vectors_of
 
@@ -126,6 +128,33 @@ def test_threads_loops_and_forked_children_share_it() -> None:
     if not child:
         os._exit(0 if (embedder(TEXTS[:2]) == wanted).all() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_weights
+def test_threads_that_come_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = minilm._load
+
+    def spy(place: str) -> Any:
+        loads.append(place)
+        if len(loads) == 1:
+            time.sleep(0.1)  # so that the others come meanwhile
+            raise KeyboardInterrupt
+        return load(place)
+
+    monkeypatch.setattr(minilm, "_load", spy)
+    monkeypatch.setattr(minilm, "_ready", {})
+
+    def ask() -> int:
+        try:
+            return len(vectors_of(folder(), ["a swan"]))
+        except KeyboardInterrupt:
+            return 0
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(lambda _: ask(), range(8))) == [0] + [1] * 7
+    assert len(loads) == 2, "one for all, after the first was interrupted"
+    assert not minilm._loading
 
 
 @needs_weights

@@ -78,7 +78,7 @@ def minilm(folder: str = "") -> Embedder:
                 "torch, which is not used), or name a folder of all-MiniLM-L6-v2: embedder='minilm:/folder'"
             )
         place = os.path.join(os.path.dirname(spec.origin), "model")
-    place = os.path.abspath(place)
+    place = os.path.abspath(os.path.expanduser(place))
     for name in _minilm.FILES:
         if not os.path.isfile(os.path.join(place, name)):
             raise ConfigurationError(f"the embedder 'minilm' needs the file {name!r}, and {place!r} has none")

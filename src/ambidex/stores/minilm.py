@@ -7,11 +7,11 @@ that it works in a forked child, and threads of the application share it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import mmap
 import os
+from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
 from ambidex.errors import ConfigurationError, Corrupted
@@ -65,8 +65,36 @@ def vectors_of(folder: str, texts: list[str]) -> Any:
     return vectors
 
 
-@functools.cache
+_ready: dict[str, _Model] = {}
+_loading: dict[tuple[int, str], Future[_Model]] = {}
+"""By process, because a child that is forked meanwhile has not the thread that loads."""
+
+
 def _model(folder: str) -> _Model:
+    """Return the model; of threads that come at once, one loads it and the others wait."""
+    model = _ready.get(folder)
+    if model is not None:
+        return model
+    key, mine = (os.getpid(), folder), Future[_Model]()
+    flight = _loading.setdefault(key, mine)
+    if flight is not mine:
+        try:
+            return flight.result()
+        except CancelledError:  # its thread was interrupted
+            return _model(folder)
+    try:
+        model = _ready[folder] = _ready.get(folder) or _load(folder)
+        mine.set_result(model)
+        return model
+    except Exception as error:
+        mine.set_exception(error)
+        raise
+    finally:
+        del _loading[key]
+        mine.cancel()  # does nothing unless an interrupt has come
+
+
+def _load(folder: str) -> _Model:
     import onnxruntime
     from tokenizers import Tokenizer
 
