@@ -24,6 +24,7 @@ from typing import Any
 from ambidex import UnifiedStorage
 from ambidex.core.ports import IndexItem
 from bench.harness import CannotRun, require
+from bench.services import url as served
 
 Ranking = Mapping[str, float]
 Judged = Mapping[str, int]
@@ -93,9 +94,10 @@ def judge(collection: Collection, search: Callable[[str], list[str]]) -> dict[st
 
 @contextmanager
 def opened(url: str, **options: Any) -> Iterator[UnifiedStorage]:
-    """Open a storage; ``sqlite`` is a file in a folder that goes afterwards."""
+    """Open a storage; ``sqlite`` is a file in a folder that goes afterwards, ``postgres`` a private server."""
     with tempfile.TemporaryDirectory() as folder:
-        storage = UnifiedStorage(f"sqlite:///{folder}/bench.db" if url == "sqlite" else url, **options)
+        place = f"sqlite:///{folder}/bench.db" if url == "sqlite" else served(url) if url == "postgres" else url
+        storage = UnifiedStorage(place, **options)
         try:
             yield storage
         finally:

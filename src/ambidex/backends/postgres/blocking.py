@@ -105,6 +105,15 @@ class BlockingConnection:
         if ready[0][1] & ~_OUT:
             self._session.receive()
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the server's end stays the same from one request to the next: no pooler stands between."""
+        return self._session.named
+
+    def fileno(self) -> int:
+        """Return the socket's number."""
+        return self._fd
+
     def healthy(self) -> bool:
         """Tell whether an idle connection still stands, as far as this end knows; costs no round trip.
 

@@ -18,6 +18,7 @@ from ambidex.backends.postgres.aio import AsyncPools
 from ambidex.backends.postgres.blocking import BlockingPool
 from ambidex.backends.postgres.options import Options
 from ambidex.backends.postgres.schema import TABLES_LOCK
+from ambidex.backends.postgres.search_upkeep import Upkeep
 from ambidex.backends.postgres.search_vectors import Vectors
 from ambidex.errors import redact
 from ambidex.runtime.process import reset_after_fork
@@ -44,6 +45,8 @@ class Database:
         prefix = f"{self.options.schema}." if self.options.schema else ""
         self.vectors = Vectors(prefix, TABLES_LOCK, self.where)
         self.on_close: list[Callable[[], None]] = [self.vectors.forget]
+        self.upkeep = Upkeep(self, prefix)
+        self.on_close.append(self.upkeep.close)
         self._start()
         self.threads = BlockingPool(self)
         self.loops = AsyncPools(self)
@@ -57,6 +60,7 @@ class Database:
     def after_fork(self) -> None:
         """Let go of what the parent has open."""
         self._start()
+        self.upkeep.after_fork()
         self.threads.abandon()
         self.loops.abandon()
 

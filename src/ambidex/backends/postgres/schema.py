@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from ambidex.backends.postgres import search_schema
+from ambidex.backends.postgres import search_graph, search_schema
 from ambidex.backends.relational.sql import Row, Statement
 from ambidex.errors import ConfigurationError
 
@@ -30,7 +30,7 @@ _FIRST = (
     'CREATE TABLE {s}ambidex_events (stream text COLLATE "C" NOT NULL, seq bigint NOT NULL, data bytea NOT NULL,'
     " PRIMARY KEY (stream, seq))",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, search_schema.SCHEMA)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, (*search_schema.SCHEMA, *search_graph.GRAPHS))
 
 Run = Callable[[Sequence[Statement]], Awaitable[list[list[Row]]]]
 

@@ -17,8 +17,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from ambidex.backends.postgres.search_filters import to_json, where
+from ambidex.backends.postgres.search_graph import Graph, find, nearest
 from ambidex.backends.postgres.search_schema import Texts, level_of, stamp
-from ambidex.backends.postgres.search_vectors import Half, Vectors, nearest_of
+from ambidex.backends.postgres.search_vectors import Half, Vectors, nearest_of, unit_text
 from ambidex.backends.postgres.search_words import Bag, Corpus, bag_of, best, postings, query_words
 from ambidex.backends.postgres.wire import bigint_array, bytea_array, text_array
 from ambidex.backends.relational.sql import Row, SqlLeaf, Statement
@@ -34,6 +35,9 @@ _AT_ONCE = 1_000
 """Items a batch of postings; more only make the request larger."""
 _INLINE_BYTES = 32_768
 """Postings up to this size are summed on the loop itself, which takes less than to hand them over."""
+
+_FEW, _FEW_SHARE = 8_000, 0.04
+"""Up to so many vectors, or such a share of all, are compared one by one rather than by the graph."""
 
 
 class _Leaf(SqlLeaf, Protocol):
@@ -51,11 +55,12 @@ class PostgresSearch:
         leaf: runs the statements.
         prefix: of the tables: a schema and its dot, or "".
         vectors: what is known of them, the same for both colours.
+        written: is told of writes: the namespace and how many items.
     """
 
-    def __init__(self, leaf: _Leaf, prefix: str, vectors: Vectors) -> None:
-        self._leaf, self._vectors = leaf, vectors
-        self._sql = Texts.of(prefix)
+    def __init__(self, leaf: _Leaf, prefix: str, vectors: Vectors, written: Callable[[str, int], None]) -> None:
+        self._leaf, self._vectors, self._written = leaf, vectors, written
+        self._sql, self._prefix = Texts.of(prefix), prefix
         space = f"(SELECT space FROM {prefix}ambidex_spaces WHERE namespace = ?)"
         self._sums = (
             "SELECT coalesce(sum(items), 0)::bigint, coalesce(sum(words), 0)::bigint"
@@ -106,6 +111,7 @@ class PostgresSearch:
         numbers = sorted(row[0] for row in await self._leaf.rows(self._sql.numbers, (len(ordered),)))
         statements = await self._leaf.apart(lambda: self._storing(namespace, ordered, bags, numbers, half))
         await self._leaf.script(statements)
+        self._written(namespace, len(ordered))
 
     def _storing(
         self,
@@ -151,7 +157,7 @@ class PostgresSearch:
                 by_text = await self._leaf.apart(lambda: best(words, corpus, query.depth))
         by_vector: dict[int, float] = {}
         if query.vector is not None and corpus.items and corpus.kept != b"":
-            by_vector = await self._by_vector(namespace, query, query.vector, corpus.kept)
+            by_vector = await self._by_vector(namespace, query, query.vector, corpus)
         return await self._shown(query, by_text, by_vector)
 
     async def _read(self, namespace: str, words: dict[int, int], filters: Sequence[Condition]) -> Corpus:
@@ -172,12 +178,17 @@ class PostgresSearch:
         return Corpus(items, total, found, gone or b"", kept)
 
     async def _by_vector(
-        self, namespace: str, query: SearchQuery, vector: Sequence[float], kept: bytes | None
+        self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus
     ) -> dict[int, float]:
         half = await self._half(wanted=True)
         if half is not None and self._vectors.fits(half, len(vector)):
-            sql, args = self._vectors.nearest(half, namespace, vector, kept, query.depth)
-            return dict((await self._leaf.together([(sql, args)]))[0])
+            graph = await self._graph(namespace, len(vector), corpus)
+            if graph is None:
+                asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
+            else:
+                text = unit_text(vector)
+                asked = nearest(self._prefix, half.schema, graph, text, corpus.kept, query.depth)
+            return dict((await self._leaf.together(asked))[-1])
         text, bound = where(query.filters)
         found: dict[int, float] = {}
         last = 0
@@ -186,6 +197,14 @@ class PostgresSearch:
             part, so_far = rows, found
             found = await self._leaf.apart(lambda: nearest_of(vector, part, so_far, query.depth))  # noqa: B023
         return found
+
+    async def _graph(self, namespace: str, dimension: int, corpus: Corpus) -> Graph | None:
+        """Return the graph to ask; None where comparing with each is less work."""
+        kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
+        if kept < _FEW or kept < _FEW_SHARE * corpus.items:
+            return None
+        row = await self._leaf.row(*find(self._prefix, namespace, dimension))
+        return None if row is None else Graph(row[0], dimension, row[1])
 
     async def _shown(self, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float]) -> list[Hit]:
         """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next."""
@@ -233,6 +252,7 @@ class PostgresSearch:
                 (sql.change, (stamp(), None, 0, 0, namespace)),
             ]
         )
+        self._written(namespace, 0)
         return len(rows[2])
 
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
@@ -247,6 +267,7 @@ class PostgresSearch:
             (self._sql.remove, (namespace, chosen, stamp())),
         ]
         rows = (await self._leaf.script(statements))[-1]
+        self._written(namespace, len(ids))
         return int(rows[0][0]) if rows else 0
 
     async def reset(self, namespace: str) -> int:

@@ -31,7 +31,7 @@ SCHEMA = (
     "CREATE TABLE {s}ambidex_postings (space int NOT NULL, term int NOT NULL, level smallint NOT NULL,"
     " batch bigint NOT NULL, docs bytea NOT NULL)",
     "ALTER TABLE {s}ambidex_postings ALTER docs SET STORAGE EXTERNAL",
-    "CREATE INDEX ambidex_postings_term ON {s}ambidex_postings (space, level, term)",
+    "CREATE INDEX ambidex_postings_term ON {s}ambidex_postings (space, level, term, batch)",
     "CREATE TABLE {s}ambidex_gone (space int NOT NULL, item bigint NOT NULL)",
     "CREATE INDEX ambidex_gone_space ON {s}ambidex_gone (space)",
     "CREATE TABLE {s}ambidex_changes (space int NOT NULL, stamp bigint NOT NULL, level smallint,"

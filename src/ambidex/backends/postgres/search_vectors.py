@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ambidex.backends.postgres.wire import bigint_array, sized_array
 from ambidex.backends.relational.sql import Row, Statement
 
-__all__ = ["Half", "Nearest", "Vectors", "nearest_of"]
+__all__ = ["Half", "Nearest", "Vectors", "nearest_of", "unit_text"]
 
 _log = logging.getLogger("ambidex")
 
@@ -56,6 +56,11 @@ class Half(NamedTuple):
 def _unit(vector: Sequence[float]) -> list[float]:
     length = math.hypot(*vector) or 1.0
     return [one / length for one in vector]
+
+
+def unit_text(vector: Sequence[float]) -> str:
+    """Return the unit vector of a direction as pgvector reads it."""
+    return "[" + ",".join(map(repr, _unit(vector))) + "]"
 
 
 def _half(vector: Sequence[float]) -> bytes:
@@ -127,7 +132,7 @@ class Vectors:
                 f" dimension int NOT NULL, half {half.schema}.halfvec NOT NULL)",
                 (),
             ),
-            (f"CREATE INDEX IF NOT EXISTS ambidex_vectors_space ON {self._table} (space, dimension)", ()),
+            (f"CREATE INDEX IF NOT EXISTS ambidex_vectors_space ON {self._table} (space, dimension, item)", ()),
         ])  # fmt: skip
         last = 0
         select = (
@@ -146,6 +151,11 @@ class Vectors:
             sizes = bigint_array(list(map(len, vectors)))
             await run([(insert, (bigint_array(spaces), sizes, bigint_array(items), half.array(vectors)))])
             last = items[-1]
+
+    @property
+    def known(self) -> Half | None:
+        """What is known of the type without asking."""
+        return self._known
 
     def fits(self, half: Half | None, dimension: int) -> bool:
         """Tell whether pgvector holds vectors of a length."""
@@ -200,8 +210,7 @@ class Vectors:
             f"SELECT item, -(half OPERATOR({half.schema}.<#>) ?::{half.schema}.halfvec) AS cosine FROM {self._table}"
             f" WHERE space = {self._space} AND dimension = ?{among} ORDER BY cosine DESC, item LIMIT ?"
         )
-        text = "[" + ",".join(map(repr, _unit(vector))) + "]"
-        return sql, (text, namespace, len(vector), *bound, depth)
+        return sql, (unit_text(vector), namespace, len(vector), *bound, depth)
 
     def page(self, namespace: str, dimension: int, after: int, filters: str, bound: Sequence[object]) -> Statement:
         """Return what reads a page of vectors as they were given: rows of number and vector."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
-__all__ = ["Bag", "Corpus", "bag_of", "best", "postings", "query_words"]
+__all__ = ["Bag", "Corpus", "bag_of", "best", "postings", "query_words", "without"]
 
 _K1, _B, _TITLE = 1.2, 0.75, 2
 _LEAST_RARITY = 1e-6
@@ -105,15 +105,31 @@ def postings(bags: Iterable[Bag], numbers: Iterable[int]) -> dict[int, bytes]:
         about = number << _SHIFT | min(bag.words, _MOST_WORDS) << _COUNT_BITS
         for term, count in bag.counts.items():
             found[term].append(about | min(count, _MOST_COUNT))
-    if sys.byteorder == "big":
-        for docs in found.values():
-            docs.byteswap()
-    return {term: found[term].tobytes() for term in sorted(found)}
+    return {term: _swapped(found[term]).tobytes() for term in sorted(found)}
 
 
 def _sent(stored: bytes) -> Iterator[int]:
     """Yield the elements of an array of bigint."""
     return (number for _, number in struct.iter_unpack(">iq", stored[_HEAD:]))
+
+
+def without(docs: bytes, gone: frozenset[int]) -> bytes:
+    """Return postings without those of some items."""
+    kept = [doc for doc in _stored(docs) if doc >> _SHIFT not in gone]
+    if len(kept) * 8 == len(docs):
+        return docs
+    return _swapped(array("q", kept)).tobytes()
+
+
+def _stored(docs: bytes) -> array[int]:
+    return _swapped(array("q", docs))
+
+
+def _swapped(numbers: array[int]) -> array[int]:
+    """Turn between this machine's order of bytes and the stored one."""
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 def best(words: dict[int, int], corpus: Corpus, depth: int) -> dict[int, float]:
@@ -145,9 +161,7 @@ def _plain(words: dict[int, int], corpus: Corpus, norm: float, depth: int) -> di
     gone = frozenset(_sent(corpus.gone))
     scores: dict[int, float] = defaultdict(float)
     for term, parts in corpus.postings.items():
-        docs = array("q", b"".join(parts))
-        if sys.byteorder == "big":
-            docs.byteswap()
+        docs = _stored(b"".join(parts))
         holding = len(docs) if not gone else sum(doc >> _SHIFT not in gone for doc in docs)
         weight = _weight(words[term], corpus.items, holding)
         for doc in docs:

@@ -1,0 +1,134 @@
+"""Graphs (HNSW) over the vectors of large namespaces, and the statement that asks one; the port and upkeep call this.
+
+A graph is an index over the vectors of one namespace up to a number; the newer ones are compared one by one until
+there are enough of them for a new graph. Adding to a graph takes several times the work of building it at once, and
+the writer would wait for it. The invariant: the statement finds the nearest by its own words; a graph only makes it
+fast, so one that is missing costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ambidex.backends.relational.sql import Row, Statement
+
+__all__ = ["GRAPHS", "Graph", "build", "find", "nearest"]
+
+GRAPHS = (
+    "CREATE TABLE {s}ambidex_graphs (space int NOT NULL, dimension int NOT NULL, bound bigint NOT NULL,"
+    " name text NOT NULL, PRIMARY KEY (space, dimension))",
+)
+
+_LONGEST = 4_000  # what an HNSW index over halves can hold
+_MANY, _SHARE = 10_000, 0.4
+"""A graph is built for so many vectors without one, if they are such a share of all."""
+_LOCK = 1634558310  # beside the one of search_upkeep.py
+
+_SETTINGS = (
+    "SELECT set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+    " set_config('hnsw.max_scan_tuples', '40000', true), set_config('jit', 'off', true)"
+)
+"""With conditions, the graph is read until enough of its nodes meet them. The settings end with the request."""
+
+Ask = Callable[..., list[Row]]
+
+
+class Graph(NamedTuple):
+    """One namespace's graph for one dimension."""
+
+    space: int
+    dimension: int
+    bound: int
+
+
+def find(prefix: str, namespace: str, dimension: int) -> Statement:
+    """Return what reads where a namespace has a graph: a row of its space and bound, or none."""
+    sql = (
+        f"SELECT g.space, g.bound FROM {prefix}ambidex_graphs g JOIN {prefix}ambidex_spaces s ON s.space = g.space"
+        " WHERE s.namespace = ? AND g.dimension = ?"
+    )
+    return sql, (namespace, dimension)
+
+
+def nearest(prefix: str, type_schema: str, graph: Graph, text: str, kept: bytes | None, depth: int) -> list[Statement]:
+    """Return what finds the nearest by a graph and among the vectors behind it; the last statement has the rows.
+
+    Args:
+        prefix: of the tables.
+        type_schema: where pgvector's types are.
+        graph: what there is.
+        text: the query's unit vector as pgvector reads it.
+        kept: the numbers of the items to look at, as an array; None: all.
+        depth: how many, at most 1,000.
+    """
+    # The numbers stand in the text, for only so does the planner see that the index fits; all are the database's own.
+    among, bound = (" AND item = ANY (?::bigint[])", [kept]) if kept is not None else ("", [])
+    half = f"half::{type_schema}.halfvec({graph.dimension})"
+    distance = f"{half} OPERATOR({type_schema}.<#>) ?::{type_schema}.halfvec({graph.dimension})"
+    which = f"FROM {prefix}ambidex_vectors WHERE space = {graph.space} AND dimension = {graph.dimension}"
+    by_graph = (
+        f"(SELECT item, {distance} AS distance {which} AND item <= {graph.bound}{among}"
+        f" ORDER BY {distance} LIMIT {depth})"
+    )
+    behind = f"(SELECT item, {distance} AS distance {which} AND item > {graph.bound}{among} ORDER BY 2 LIMIT {depth})"
+    sql = f"SELECT item, -distance FROM ({by_graph} UNION ALL {behind}) AS found ORDER BY distance, item LIMIT {depth}"
+    return [(_SETTINGS, (str(depth),)), (sql, (text, *bound, text, text, *bound))]
+
+
+def build(ask: Ask, prefix: str, type_schema: str, space: int, alone: bool) -> None:
+    """Build the graphs that a namespace needs, and drop those in whose place they come.
+
+    Args:
+        ask: runs a statement on a connection that is in no transaction.
+        prefix: of the tables.
+        type_schema: where pgvector's types are.
+        space: the namespace's number.
+        alone: whether locks of a session can be held, so that nobody else builds at the same time.
+    """
+    if alone and not ask("SELECT pg_try_advisory_lock(?, ?)", (_LOCK, space))[0][0]:
+        return
+    try:
+        counts = ask(
+            "SELECT v.dimension, count(*), count(*) FILTER (WHERE v.item > coalesce(g.bound, 0)), max(v.item)"
+            f" FROM {prefix}ambidex_vectors v LEFT JOIN {prefix}ambidex_graphs g"
+            " ON g.space = v.space AND g.dimension = v.dimension WHERE v.space = ? GROUP BY v.dimension",
+            (space,),
+        )
+        for dimension, total, fresh, last in counts:
+            if fresh >= _MANY and fresh >= _SHARE * total and dimension <= _LONGEST:
+                _build(ask, prefix, type_schema, Graph(space, dimension, last), alone)
+    finally:
+        if alone:
+            ask("SELECT pg_advisory_unlock(?, ?)", (_LOCK, space))
+
+
+def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -> None:
+    known = ask(
+        f"SELECT name FROM {prefix}ambidex_graphs WHERE space = ? AND dimension = ?", (graph.space, graph.dimension)
+    )
+    names = f"ambidex_graph_{graph.space}_{graph.dimension}"
+    if alone:  # what somebody was interrupted in
+        left: list[Any] = ask(
+            "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+            " WHERE i.indrelid = to_regclass(?) AND starts_with(c.relname, ?)",
+            (f"{prefix}ambidex_vectors", f"{names}_"),
+        )
+        for name in left:
+            if name not in known:
+                ask(f"DROP INDEX CONCURRENTLY IF EXISTS {prefix}{name[0]}")
+        ask("SELECT set_config('maintenance_work_mem', '256MB', false)")
+    name = f"{names}_{graph.bound}"
+    ask(
+        f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {prefix}ambidex_vectors USING hnsw"
+        f" ((half::{type_schema}.halfvec({graph.dimension})) {type_schema}.halfvec_ip_ops)"
+        f" WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
+    )
+    ask(
+        f"INSERT INTO {prefix}ambidex_graphs VALUES (?, ?, ?, ?) ON CONFLICT (space, dimension)"
+        " DO UPDATE SET bound = excluded.bound, name = excluded.name",
+        (*graph, name),
+    )
+    for (old,) in known:
+        if old != name:
+            ask(f"DROP INDEX CONCURRENTLY IF EXISTS {prefix}{old}")
