@@ -27,7 +27,7 @@ import msgspec
 from ambidex.core.ports import Stored
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 
-__all__ = ["DEFAULT_MAX_BYTES", "FORMAT", "Stored", "decode", "encode", "to_plain"]
+__all__ = ["DEFAULT_MAX_BYTES", "FORMAT", "Encoded", "Stored", "canonical", "decode", "encode", "to_plain"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,18 @@ _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _TUPLE, _SET, _FROZENSET =
 
 _MANY: Final = 16  # items of a list from which passes of C over all are faster than a look at each
 _pack = msgspec.msgpack.Encoder().encode
+_pack_sorted = msgspec.msgpack.Encoder(order="deterministic").encode
+_unpack_plain = msgspec.msgpack.Decoder().decode  # extensions stay as they are
 _DELTA = struct.Struct(">qii")
+
+
+class Encoded:
+    """A value in stored form that stands inside another one, so that it is walked and packed only once."""
+
+    __slots__ = ("stored",)
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
 
 
 class _Bad(Exception):
@@ -112,6 +123,13 @@ def decode(stored: Stored, model: type[Any] | None = None) -> Any:
         except (msgspec.DecodeError, ValueError, TypeError, ArithmeticError, RecursionError, struct.error) as error:
             raise Corrupted(f"a stored value cannot be decoded: {error}") from None
     return value if model is None else _to_model(value, model)
+
+
+def canonical(stored: Stored) -> Stored:
+    """Return a stored form that is equal for dictionaries with the same items in whatever order, at any depth."""
+    if type(stored) is int:
+        return stored
+    return _VERSION + _pack_sorted(_unpack_plain(cast("bytes", stored)[1:]))
 
 
 # The walk. It returns the same object when nothing needs an extension, so that plain data is not copied.
@@ -303,6 +321,9 @@ _HANDLERS: dict[type, Callable[[Any, int, int], Any]] = {
     ),
     Decimal: _decimal,
     UUID: lambda value, _depth, _limit: msgspec.msgpack.Ext(_UUID, value.bytes),
+    Encoded: lambda value, _depth, _limit: (
+        value.stored if type(value.stored) is int else msgspec.Raw(memoryview(value.stored)[1:])
+    ),
 }
 
 

@@ -114,6 +114,10 @@ class KeyValuePort(Protocol):
         """Write all (the last of equal keys wins), in one atomic step where the backend can."""
         ...
 
+    async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
+        """Write those whose key is absent (no key comes twice); tell for each whether it was written."""
+        ...
+
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         """Write if the key's version is ``version`` (0: if absent); return the new version or None."""
         ...

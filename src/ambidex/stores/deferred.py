@@ -28,7 +28,7 @@ _READS: Mapping[str, frozenset[str]] = {
     "records": frozenset({"get", "find", "count", "explain"}),
 }
 _REFUSED: Mapping[str, frozenset[str]] = {
-    "kv": frozenset({"swap", "touch", "incr"}),
+    "kv": frozenset({"add_many", "swap", "touch", "incr"}),
     "log": frozenset({"trim", "expire", "drop"}),
     "search": frozenset(),
     "records": frozenset(),

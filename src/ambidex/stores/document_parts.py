@@ -7,6 +7,7 @@ it can be deleted, replaced and repaired without searching for it.
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ambidex.core.chunking import Chunk, chunk_id, split
-from ambidex.core.codec import decode, encode
+from ambidex.core.codec import Encoded, Stored, canonical, decode, encode
 from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem
 from ambidex.errors import InvalidKey, UnsupportedValue
@@ -82,11 +83,14 @@ class Head:
 
     def stored(self) -> dict[str, Any]:
         """Return the record's fields; ``Head(**fields)`` undoes it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(zip(self.__slots__, _fields_of(self), strict=True))
 
     def chunk_ids(self) -> list[str]:
         """Return the names of the chunks in the index."""
         return [chunk_id(self.base, place) for place in range(self.chunks)] if self.indexed else []
+
+
+_fields_of = operator.attrgetter(*Head.__slots__)
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Draft(NamedTuple):
     indexed: bool
     size: int
     overlap: int
+    packed: Stored
+    """The metadata in stored form."""
     vectors: list[Sequence[float] | None] | None = None
 
     def head(self, id_: str, before: Head | None) -> Head:
@@ -196,7 +202,8 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         )
     if not isinstance(metadata, (Mapping, type(None))):
         raise UnsupportedValue(f"a document's metadata is a dictionary, not {type(metadata).__name__}")
-    about: dict[str, Any] = decode(encode(dict(metadata or {})))  # a deep copy, checked
+    packed = encode(dict(metadata or {}))
+    about: dict[str, Any] = decode(packed)  # a deep copy, checked
     encode(content)
     texts = {name: _text(about, name) for name in _TEXTS}
     path = texts["path"]
@@ -214,11 +221,12 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         texts["category"],
         tags,
         hashed,
-        _fingerprint(hashed, about),
+        _fingerprint(hashed, packed),
         cut(content, size, overlap) if index else [],
         index,
         size,
         overlap,
+        packed,
     )
 
 
@@ -259,16 +267,10 @@ def _check_path(path: str) -> None:
     raise InvalidKey(f"the path {path!r} reads like a document's id; put a folder or a suffix to it")
 
 
-def _fingerprint(hashed: str, about: Mapping[str, Any]) -> str:
+def _fingerprint(hashed: str, packed: Stored) -> str:
     """Return what is equal for two documents with the same content and metadata, in whatever order of keys."""
-    stored = encode([hashed, _sorted(about)])
+    stored = encode([hashed, Encoded(canonical(packed))])
     return hashlib.sha256(stored if isinstance(stored, bytes) else b"").hexdigest()
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
 def tag_mark(tag: str) -> str:
@@ -297,8 +299,8 @@ def index_items(
 
 def uuid7() -> str:
     """Return a new id that sorts by time (RFC 9562, version 7)."""
-    random = int.from_bytes(os.urandom(10))
-    bits = (time.time_ns() // 1_000_000) << 80 | random
+    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     bits = bits & ~(0xF << 76) | 0x7 << 76
     bits = bits & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=bits))
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from ambidex.core.codec import Stored, decode, encode
+from ambidex.core.codec import Encoded, Stored, decode, encode
 from ambidex.core.keys import escape, unescape
 from ambidex.core.ports import Capability, IndexItem, Put, When
 from ambidex.core.runtime import in_unit, partly_applied, time_limit
@@ -48,10 +48,11 @@ class Target(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is to be written of one document; ``entry_version`` is that of its head's record."""
+    """What is to be written of one document: its new head, also in stored form, and the old one with its version."""
 
     draft: Draft
     head: Head
+    stored: Stored
     before: Head | None
     entry_version: int
 
@@ -213,11 +214,12 @@ class Records:
         """Make the vectors of what is new before the transaction, which must not wait for a model."""
         if self.index is None or not self.index.embeds:
             return group
-        try:
-            new = {id(plan.draft) for plan in (await self._plan(group))[0]}
-        except AmbidexError:  # it will be told, or tried again, where it counts
-            new = {id(target.draft) for target in group}
-        wanted = [t.draft for t in group if t.draft.indexed and id(t.draft) in new]
+        known = await self._known(group)
+        wanted = [
+            target.draft
+            for target, (_, _, before) in zip(group, known, strict=True)
+            if target.draft.indexed and (before is None or not _is_same(before, target.draft))
+        ]
         bare = [IndexItem("", draft.title, chunk.text, {}) for draft in wanted for chunk in draft.chunks]
         made = iter([item.vector for item in await self.index._embedded(bare, self._namespace)])
         ready = {id(draft): draft._replace(vectors=[next(made) for _ in draft.chunks]) for draft in wanted}
@@ -262,14 +264,10 @@ class Records:
         return ids
 
     async def _plan(self, group: list[Target]) -> tuple[list[_Plan], list[str]]:
-        owners = await self._kv.get_many([self._claim(target.draft) for target in group])
-        known = [t.id or (None if owner is None else decode(owner)) for t, owner in zip(group, owners, strict=True)]
-        heads = dict(zip(known, await self.heads([id_ or "" for id_ in known]), strict=True))
         plans: list[_Plan] = []
         ids: list[str] = []
-        for target, id_, owner in zip(group, known, owners, strict=True):
-            before = heads[id_] if id_ is not None else None
-            _check_target(target, before, None if owner is None else decode(owner))
+        for target, (id_, owner, before) in zip(group, await self._known(group), strict=True):
+            _check_target(target, before, owner)
             if id_ is not None and before is None:
                 raise Conflict(f"document {id_!r} is being stored or deleted by somebody else")
             if before is not None and _is_same(before, target.draft):
@@ -282,28 +280,34 @@ class Records:
                     raise Conflict(f"document {before.id!r} was changed by somebody else")
                 version = entry.version
             head = target.draft.head(id_ or uuid7(), before)
-            plans.append(_Plan(target.draft, head, before, version))
+            stored = encode(head.stored() | {"metadata": Encoded(target.draft.packed)}, self._max)
+            plans.append(_Plan(target.draft, head, stored, before, version))
             ids.append(head.id)
         return plans, ids
+
+    async def _known(self, group: list[Target]) -> list[tuple[str | None, str | None, Head | None]]:
+        """Return for each target the id of its document, whose its path or content is, and the document's record."""
+        claims = await self._kv.get_many([self._claim(target.draft) for target in group])
+        owners = [None if claim is None else str(decode(claim)) for claim in claims]
+        ids = [target.id or owner for target, owner in zip(group, owners, strict=True)]
+        there = [id_ for id_ in ids if id_ is not None]
+        heads = dict(zip(there, await self.heads(there), strict=True))
+        return [(id_, owner, None if id_ is None else heads[id_]) for id_, owner in zip(ids, owners, strict=True)]
 
     async def _put_records(self, plans: list[_Plan], intent: list[str]) -> None:
         """Write contents, claims and heads, in this order: a head never stands without the others."""
         bodies = [
             Put(
                 self._body(p.head.id, p.head.body),
-                encode({"head": p.head.stored(), "content": p.draft.content}, self._max),
+                encode({"head": Encoded(p.stored), "content": p.draft.content}, self._max),
             )
             for p in plans
         ]
         await self._kv.put_many(bodies, None)
-        if intent:
-            await self._runtime.gather([functools.partial(self._put_claim, plan) for plan in plans])
-        else:  # one connection, one statement after another
-            for plan in plans:
-                await self._put_claim(plan)
+        await self._put_claims(plans)
         if intent and not await self._kv.touch(intent[1], _INTENT_LEASE_MS):
             raise Conflict("this took so long that somebody else has undone it")
-        new = [Put(self._key("d", p.head.id), encode(p.head.stored(), self._max)) for p in plans if p.before is None]
+        new = [Put(self._key("d", p.head.id), p.stored) for p in plans if p.before is None]
         if new:
             await self._kv.put_many(new, None)
         with partly_applied() if intent and new else nullcontext():
@@ -311,16 +315,16 @@ class Records:
 
     async def _put_heads(self, plans: list[_Plan]) -> None:
         for plan in plans:
-            stored = encode(plan.head.stored(), self._max)
-            if await self._kv.swap(self._key("d", plan.head.id), stored, plan.entry_version, None) is None:
+            if await self._kv.swap(self._key("d", plan.head.id), plan.stored, plan.entry_version, None) is None:
                 raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
 
-    async def _put_claim(self, plan: _Plan) -> None:
-        if plan.before is not None and self._claim(plan.before) == self._claim(plan.head):
-            return
-        claimed = await self._kv.put(self._claim(plan.head), encode(plan.head.id), None, When.ABSENT)
-        if not claimed and (plan.before is None or plan.head.path is not None):
-            raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
+    async def _put_claims(self, plans: list[_Plan]) -> None:
+        new = [p for p in plans if p.before is None or self._claim(p.before) != self._claim(p.head)]
+        claims = [Put(self._claim(plan.head), encode(plan.head.id)) for plan in new]
+        claimed = await self._kv.add_many(claims, None) if claims else []
+        for plan, mine in zip(new, claimed, strict=True):
+            if not mine and (plan.before is None or plan.head.path is not None):
+                raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
 
     async def _put_rest(self, plans: list[_Plan]) -> None:
         """Write labels and index, in the transaction that has written the records."""
@@ -341,7 +345,7 @@ class Records:
             items = [
                 item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks, p.draft.vectors)
             ]
-            await self.index.add_many(items, namespace=self._namespace)
+            await self.index._put(items, self._namespace)  # made of what was checked as a draft
             await self._unindex(stale - entries)
 
     async def _claims_of(self, heads: Iterable[Head], keep: str | None) -> list[str]:

@@ -59,6 +59,14 @@ class MemoryKeyValue:
             for key, value in items:
                 self._write(tables, key, value, ttl_ms)
 
+    async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
+        with self._data.tables(write=True) as tables:
+            absent = [_live(tables, key) is None for key, _ in items]
+            for (key, value), free in zip(items, absent, strict=True):
+                if free:
+                    self._write(tables, key, value, ttl_ms)
+            return absent
+
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         with self._data.tables(write=True) as tables:
             have = _live(tables, key)

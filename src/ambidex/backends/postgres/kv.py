@@ -54,6 +54,11 @@ class PostgresKeyValue(SqlKeyValue):
         )
         bulk = f"{into} SELECT key, {{}}, {dialect.version}, {dialect.now} + ?::bigint FROM unnest(?::text[], {{}})"
         self._put_bytes = f"{bulk.format('given, NULL', '?::bytea[]')} AS rows (key, given) {self._on_conflict}"
+        gone = f"ambidex_kv.expires IS NOT NULL AND ambidex_kv.expires <= {dialect.now}"
+        self._add_bytes = (
+            f"{bulk.format('given, NULL', '?::bytea[]')} AS rows (key, given) {self._on_conflict}"
+            f" WHERE {gone} RETURNING key"
+        )
         self._put_ints = f"{bulk.format('NULL, given', '?::bigint[]')} AS rows (key, given) {self._on_conflict}"
 
     async def get(self, key: str) -> Stored | None:
@@ -94,6 +99,13 @@ class PostgresKeyValue(SqlKeyValue):
             keys, integers = zip(*numbers, strict=True)
             statements.append((self._put_ints, (ttl_ms, text_array(keys), bigint_array(integers))))
         await self._leaf.script(statements)
+
+    async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
+        if any(isinstance(value, int) for _, value in items):
+            return await super().add_many(items, ttl_ms)
+        keys, values = zip(*sorted(dict(items).items()), strict=True) if items else ((), ())
+        added = {key for (key,) in await self._write(self._add_bytes, (ttl_ms, text_array(keys), bytea_array(values)))}
+        return [key in added for key, _ in items]
 
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         columns = _split(value)

@@ -128,6 +128,12 @@ class RedisKeyValue:
                 return
         await client.atomic(sets)
 
+    async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
+        end: tuple[Word, ...] = ("NX",) if ttl_ms is None else ("NX", "PX", ttl_ms)
+        pairs = [(self._prefix + key, _wrap(value, _version())) for key, value in items]
+        commands = [(pack("SET", key, data, *end), key) for key, data in pairs]
+        return [reply is not None for reply in await self._client.many(commands, write=True)] if commands else []
+
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         new = _version()
         if version == 0:

@@ -94,6 +94,10 @@ class SqlKeyValue:
     async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> None:
         await self._leaf.write_many(self._put, [(key, value, ttl_ms) for key, value in items])
 
+    async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
+        added = await self._leaf.script([(self._add, (key, value, ttl_ms)) for key, value in items])
+        return list(map(bool, added))
+
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         if version == 0:
             rows = await self._write(self._add, (key, value, ttl_ms))
