@@ -31,6 +31,9 @@ _USUAL = 4_096
 _SAMPLE = 512
 _DEVIATIONS = 3.0
 """How much farther than expected one of the nearest may seem to be before it is left out: one in 700 does."""
+_FIRST = 50
+"""Vectors compared to see how near the nearest are, for each that must not be missed."""
+_FEW = 4_096
 _FAR = 65_535
 
 
@@ -82,7 +85,7 @@ class Sketch:
         error = float(np.std(seen - seen_mean - slope * (known - known_mean)))
         if flags is not None:
             distances = np.where(flags, distances, np.uint16(_FAR))
-        first = _least(distances, 16 + 8 * count)
+        first = _least(distances, _FIRST * count)
         if len(first) < count:
             return None
         found = cosines(first)
@@ -124,7 +127,7 @@ def _packed(flags: Array) -> Array:
 
 def _least(distances: Array, count: int) -> Array:
     """Return the places of about the ``count`` smallest, judging by a part of all."""
-    step = max(1, len(distances) // _BLOCK)
+    step = max(1, len(distances) // _FEW)
     some = distances[::step]
     at = min(len(some) - 1, count // step)
     return np.flatnonzero(distances <= min(int(np.partition(some, at)[at]), _FAR - 1))
