@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sketch"]
 
-_LEAST_ROWS, _LEAST_SIZE = 8_192, 64
+_LEAST_ROWS, _LEAST_SIZE = 32_768, 64
 """Fewer vectors, or shorter ones, are compared as fast without."""
 _MOST_SIZE = 16_384
 _BLOCK = 16_384
@@ -72,8 +72,11 @@ class Sketch:
             flags: which ones count; None: all.
             count: how many of the nearest must not be missed.
         """
+        total = self.bits.shape[1]
+        wanted = min(_FIRST * count, total // 16)
+        if wanted < count:
+            return None
         distances = self._distances(query)
-        total = len(distances)
         # What a distance says about a cosine, from vectors that were not chosen by it.
         sample = np.arange(total // _SAMPLE // 2, total, max(1, total // _SAMPLE))
         known, seen = cosines(sample).astype(np.float64), distances[sample].astype(np.float64)
@@ -85,7 +88,7 @@ class Sketch:
         error = float(np.std(seen - seen_mean - slope * (known - known_mean)))
         if flags is not None:
             distances = np.where(flags, distances, np.uint16(_FAR))
-        first = _least(distances, _FIRST * count)
+        first = _least(distances, wanted)
         if len(first) < count:
             return None
         found = cosines(first)

@@ -183,11 +183,16 @@ class Space:
         self._fields = Fields(space)
         self._looked = False
 
-    def view(self, read: Read) -> View:
-        """Return a view that is as new as the database."""
-        stamp, gone, noted = self._state(read)
-        if self._view.stamp == stamp:
-            return self._view
+    def view(self, read: Read, stamp: int) -> View:
+        """Return a view that is as new as the database.
+
+        Args:
+            read: runs a query.
+            stamp: what the namespace has now.
+        """
+        view = self._view
+        if view.stamp == stamp:
+            return view
         with self._guard:
             if not self._looked:
                 self._begin()
