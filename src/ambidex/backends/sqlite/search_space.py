@@ -231,7 +231,7 @@ class Space:
             self._view = View(gone=gone).with_parts([part], [np.ones(len(part.items), bool)])
 
     def _bury(self, read: Read, gone: int) -> None:
-        """Mark what disappeared up to a moment, or a little later."""
+        """Mark what disappeared up to a moment, or a little later; forget everything if it is not what there is."""
         view = self._view
         if view.parts:
             lost = since(read, self._space, view.gone, gone)
@@ -244,7 +244,10 @@ class Space:
                     view = view.with_parts(view.parts, alive)
             else:
                 live = _numbers(read(_LIVE, (self._space,)))
+                known = int(np.searchsorted(live, view.last, side="right"))
                 view = view.with_parts(view.parts, [part.flags(live) for part in view.parts])
+                if view.total != known:  # an older copy of the file brought back what had been left out
+                    view = View()
         self._view = view._replace(gone=gone, stamp=0)
 
     def _catch_up(self, read: Read) -> None:
