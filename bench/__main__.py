@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.harness import ROWS, Bench, Result, Row, measure
 from bench.report import Progress, environment, table, write_json
 
-MODULES = ("dual", "imports", "sqlite", "redis", "postgres", "records", "records_postgres")
+MODULES = ("dual", "imports", "sqlite", "redis", "postgres", "records", "records_postgres", "vectors")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     rounds = options.rounds or (3 if options.quick else 9)
     with Progress(len(chosen), rounds) as progress:
-        bench = Bench(rounds=rounds, slot=0.03 if options.quick else 0.15, tick=progress.tick)
+        bench = Bench(rounds=rounds, slot=0.03 if options.quick else 0.15, tick=progress.tick, chunks=options.chunks)
         for about in chosen:
             progress.begin(about.name)
             results.append(measure(about, bench))
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="turns of each side (default 9, quick 3)")
     parser.add_argument("--quick", action="store_true", help="short turns and 3 rounds: an impression, not a figure")
+    parser.add_argument("--chunks", type=_positive, metavar="N", default=100_000, help="chunks that vectors.* search")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write (default bench/results/<name>.json)")
     parser.add_argument("--list", action="store_true", help="say what there is to measure, and measure nothing")
     return parser

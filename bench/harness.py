@@ -105,6 +105,8 @@ class Samples:
 
     ours: list[float]
     theirs: list[float]
+    about: str = ""
+    """What the times do not say, how good the answers were for example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,13 @@ class Bench:
         rounds: turns of each side.
         slot: seconds that one turn should take about.
         tick: called after each turn.
+        chunks: how many the rows about search have.
     """
 
     rounds: int = 9
     slot: float = 0.15
     tick: Callable[[], object] = field(default=lambda: None)
+    chunks: int = 100_000
 
     def compare(self, ours: Side, theirs: Side, *, least: int = 1, most: int | None = None) -> Samples:
         """Let two sides take turns.
@@ -158,7 +162,8 @@ class Bench:
             least: operations in a turn at the least (several times those in flight).
             most: operations in a turn at the most (1 where an operation is itself a whole batch).
         """
-        return Samples(*self.interleave(ours, theirs, least=least, most=most))
+        mine, others = self.interleave(ours, theirs, least=least, most=most)
+        return Samples(mine, others)
 
     def interleave(self, *sides: Side, least: int = 1, most: int | None = None) -> list[list[float]]:
         """Return seconds an operation, a list a side with an entry a round."""
@@ -269,6 +274,7 @@ class Result:
             "met": self.met,
             "ours_seconds": self.samples.ours,
             "theirs_seconds": self.samples.theirs,
+            "about": self.samples.about,
         }
 
 

@@ -24,8 +24,9 @@ from bench.harness import Bench, Result
 __all__ = ["Progress", "environment", "table", "write_json"]
 
 _PACKAGES = (
-    "ambidex", "advanced-alchemy", "aiosqlite", "apsw", "asgiref", "asyncpg", "coredis", "diskcache", "hiredis",
-    "msgspec", "psycopg", "psycopg-pool", "py-key-value-aio", "redis", "redis-om", "sqlalchemy", "valkey-glide",
+    "ambidex", "advanced-alchemy", "aiosqlite", "apsw", "asgiref", "asyncpg", "chromadb", "coredis", "diskcache",
+    "hiredis", "lancedb", "msgspec", "numkong", "numpy", "psycopg", "psycopg-pool", "py-key-value-aio", "redis",
+    "redis-om", "sqlalchemy", "valkey-glide",
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         {None: "", True: "yes", False: "NO"}[result.met],
         _seconds(statistics.median(result.samples.ours)),
         _seconds(statistics.median(result.samples.theirs)),
-        about.against,
+        f"{about.against} ({result.samples.about})" if result.samples.about else about.against,
     )
 
 

@@ -97,4 +97,4 @@ class QueryCache:
 
 def copies(hits: Sequence[Hit]) -> list[Hit]:
     """Return the hits with metadata of their own, for callers may change what they are given."""
-    return [hit._replace(metadata=dict(hit.metadata)) for hit in hits]
+    return [Hit(id_, score, title, text, dict(metadata)) for id_, score, title, text, metadata in hits]

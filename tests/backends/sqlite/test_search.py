@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from ambidex import SyncStorage, UnifiedStorage
-from ambidex.backends.sqlite import search, search_space
+from ambidex.backends.sqlite import search, search_gone, search_space
 from ambidex.core.ports import IndexItem
 
 numpy = pytest.importorskip("numpy")
@@ -125,6 +126,112 @@ def test_a_restored_backup_is_not_taken_for_what_came_after_it(tmp_path: Path, m
     storage.index.add_many(other.values())
     agree(storage, first | other)
     storage.close()
+
+
+def test_an_older_copy_brings_back_what_was_deleted_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_space, "_SAVED", 100)
+    storage = opened(tmp_path)
+    items = {item.id: item for item in some(range(300))}
+    storage.index.add_many(items.values())
+    storage.index.remove("7")
+    del items["7"]
+    agree(storage, items)
+    storage.close()
+    shutil.copy(tmp_path / "a.db", tmp_path / "backup.db")
+    storage.index.remove(*map(str, range(100, 250)))
+    agree(storage, {id_: item for id_, item in items.items() if not 100 <= int(id_) < 250})
+    storage.close()
+    shutil.copy(tmp_path / "backup.db", tmp_path / "a.db")
+    agree(storage, items)
+    storage.index.remove("8")
+    del items["8"]
+    agree(storage, items)
+    storage.close()
+
+
+def test_a_deletion_costs_no_look_at_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_space, "_SAVED", 100)
+    items = {item.id: item for item in some(range(400))}
+    ours, theirs = opened(tmp_path), opened(tmp_path)
+    ours.index.add_many(items.values())
+    for each in (ours, theirs):
+        agree(each, items)
+    monkeypatch.setattr(search_space, "_LIVE", "SELECT nothing")
+    newest = opened(tmp_path)  # knows the file only
+    for turn, gone in enumerate((["399"], ["3"], ["398", "397"], ["4"], [])):  # the last one, too
+        ours.index.remove(*gone)
+        ours.index.add_many(some(range(5), seed=turn))  # which replaces these
+        items.update((item.id, item) for item in some(range(5), seed=turn))
+        for id_ in {*gone} - {*map(str, range(5))}:
+            del items[id_]
+        for each in (ours, theirs, newest):
+            agree(each, items, turn)
+    for each in (ours, theirs, newest):
+        each.close()
+
+
+def test_more_deletions_than_the_log_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_gone, "_MOST_ITEMS", 20)
+    items = {item.id: item for item in some(range(200))}
+    ours, theirs = opened(tmp_path), opened(tmp_path)
+    ours.index.add_many(items.values())
+    for gone in (range(10, 20), range(20, 50), range(50, 55)):
+        agree(theirs, items)
+        ours.index.remove(*map(str, gone))
+        for one in gone:
+            del items[str(one)]
+        agree(ours, items)
+    agree(theirs, items)
+    for each in (ours, theirs):
+        each.close()
+
+
+def test_small_writes_between_queries_leave_few_segments(tmp_path: Path) -> None:
+    storage = opened(tmp_path)
+    storage.index.add("first", "")
+    conn = apsw.Connection(str(tmp_path / "a.db"))
+
+    def read(sql: str, args: Any) -> Any:
+        return conn.execute(sql, args).fetchall()
+
+    space = search_space.Space(1, str(tmp_path / "none"))
+    made: list[int] = []
+    for turn in range(150):
+        storage.index.add(str(turn), "some words", vector=[1.0, 2.0])
+        before = {id(part) for part in space._view.parts}
+        ((stamp,),) = read("SELECT stamp FROM ambidex_spaces", ())
+        view = space.view(read, stamp)
+        assert view.total == turn + 2
+        assert len(view.parts) <= search_space._MOST_PARTS
+        made += [len(part.items) for part in view.parts if id(part) not in before]
+    assert sum(made) < 150 * 8  # an item is merged a few times, not at each write
+    conn.close()
+    storage.close()
+
+
+def test_a_sketched_segment_is_mapped_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ambidex.backends.sqlite import search_segment, search_sketch
+
+    monkeypatch.setattr(search_sketch, "_LEAST_ROWS", 100)
+    chance = numpy.random.default_rng(3)
+    rows = [(n, chance.normal(size=80).astype("f").tobytes(), None, "a title", f"text {n}") for n in range(1, 301)]
+    pages = [search_segment.Page.made(rows[:200]), search_segment.Page.made(rows[200:])]
+    made = search_segment.Segment.made(pages).sketched()
+    search_segment.save(made, str(tmp_path / "a.segment"), 17)
+    loaded = search_segment.load(str(tmp_path / "a.segment"))
+    assert loaded is not None
+    mapped, gone = loaded
+    assert gone == 17
+    for name in ("items", "lengths", "terms", "starts", "docs", "counts"):
+        assert numpy.array_equal(getattr(made, name), getattr(mapped, name))
+    (one,), (other,) = made.vectors, mapped.vectors
+    assert one.sketch is not None
+    assert other.sketch is not None
+    for name in ("bits", "usual", "spread"):
+        assert numpy.array_equal(getattr(one.sketch, name), getattr(other.sketch, name))
+        assert not getattr(other.sketch, name).flags.owndata
+    assert numpy.array_equal(one.codes, other.codes)
+    assert not other.codes.flags.owndata
 
 
 def test_a_transaction_sees_its_own_writes_and_nobody_else_does(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import importlib.util
 import math
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import apsw
@@ -38,9 +39,12 @@ Read = Callable[[str, Args], list[Row]]
 
 _RESCORED = 40
 """How many of the nearest by whole numbers are compared once more as they were given."""
+_ROUNDING = 0.01
+"""Cosines in whole numbers that differ by more are in the right order."""
 
 _STATE = "SELECT stamp, embedder FROM ambidex_spaces WHERE namespace = ?"
 _SPACE = "SELECT space FROM ambidex_spaces WHERE namespace = ?"
+_SPACE_NOW = "SELECT space, stamp FROM ambidex_spaces WHERE namespace = ?"
 _COLUMNS = "i.id, t.title, t.text, i.metadata, t.vector FROM ambidex_items i JOIN ambidex_texts t ON t.item = i.item"
 _FETCH = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id IN (SELECT value FROM json_each(?))"
 _LISTED = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id {{behind}} ?{{filters}} ORDER BY i.id LIMIT ?"
@@ -106,18 +110,18 @@ class SqliteSearch:
         return await self._leaf.together(lambda read: self._ranked(read, namespace, query))
 
     def _ranked(self, read: Read, namespace: str, query: SearchQuery) -> list[Hit]:
-        rows = read(_SPACE, (namespace,))
+        rows = read(_SPACE_NOW, (namespace,))
         if not rows:
             return []
         space = self._spaces().get(rows[0][0])
-        view = space.view(read)
+        view = space.view(read, rows[0][1])
         chosen = space.chosen(view, read, query.filters)
         words = query_words(query_terms(query.text))
         by_text = view.by_text(words, chosen, query.depth) if words else {}
         by_vector: dict[int, float] = {}
         if query.vector is not None:
             by_vector = view.by_vector(query.vector, chosen, query.depth, query.top_k)
-            nearest = list(by_vector)[: max(_RESCORED, query.top_k)]
+            nearest = _doubtful(by_vector, query.top_k, bool(words))
             by_vector.update(view.exactly(query.vector, read(_VECTORS, (to_json(nearest),))))
         return _show(read, query, by_text, by_vector)
 
@@ -193,10 +197,25 @@ def _plainly(read: Read, namespace: str, query: SearchQuery) -> list[Hit]:
     return _show(read, query, by_text, by_vector)
 
 
+def _doubtful(cosines: dict[int, float], count: int, fused: bool) -> list[int]:
+    """Return the items to compare once more, so that the first ``count`` are right.
+
+    Args:
+        cosines: by item, the highest first.
+        count: how many are shown.
+        fused: the scores themselves matter, not only their order.
+    """
+    nearest = list(cosines.items())[: max(_RESCORED, count)]
+    if fused or len(nearest) <= count:
+        return [item for item, _ in nearest]
+    least = nearest[count - 1][1] - _ROUNDING
+    return [item for item, cosine in nearest if cosine >= least]
+
+
 def _show(read: Read, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float]) -> list[Hit]:
     """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next."""
     fused = fuse(by_text, by_vector, query.vector_weight, query.fusion)
-    ranked = sorted(fused.items(), key=lambda pair: (-pair[1], pair[0]))
+    ranked = sorted(sorted(fused.items()), key=itemgetter(1), reverse=True)  # of equal ones the oldest first
     hits: list[Hit] = []
     while ranked and len(hits) < query.top_k:
         missing = query.top_k - len(hits)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sketch"]
 
-_LEAST_ROWS, _LEAST_SIZE = 8_192, 64
+_LEAST_ROWS, _LEAST_SIZE = 32_768, 64
 """Fewer vectors, or shorter ones, are compared as fast without."""
 _MOST_SIZE = 16_384
 _BLOCK = 16_384
@@ -31,6 +31,9 @@ _USUAL = 4_096
 _SAMPLE = 512
 _DEVIATIONS = 3.0
 """How much farther than expected one of the nearest may seem to be before it is left out: one in 700 does."""
+_FIRST = 50
+"""Vectors compared to see how near the nearest are, for each that must not be missed."""
+_FEW = 4_096
 _FAR = 65_535
 
 
@@ -69,8 +72,11 @@ class Sketch:
             flags: which ones count; None: all.
             count: how many of the nearest must not be missed.
         """
+        total = self.bits.shape[1]
+        wanted = min(_FIRST * count, total // 16)
+        if wanted < count:
+            return None
         distances = self._distances(query)
-        total = len(distances)
         # What a distance says about a cosine, from vectors that were not chosen by it.
         sample = np.arange(total // _SAMPLE // 2, total, max(1, total // _SAMPLE))
         known, seen = cosines(sample).astype(np.float64), distances[sample].astype(np.float64)
@@ -82,7 +88,7 @@ class Sketch:
         error = float(np.std(seen - seen_mean - slope * (known - known_mean)))
         if flags is not None:
             distances = np.where(flags, distances, np.uint16(_FAR))
-        first = _least(distances, 16 + 8 * count)
+        first = _least(distances, wanted)
         if len(first) < count:
             return None
         found = cosines(first)
@@ -124,7 +130,7 @@ def _packed(flags: Array) -> Array:
 
 def _least(distances: Array, count: int) -> Array:
     """Return the places of about the ``count`` smallest, judging by a part of all."""
-    step = max(1, len(distances) // _BLOCK)
+    step = max(1, len(distances) // _FEW)
     some = distances[::step]
     at = min(len(some) - 1, count // step)
     return np.flatnonzero(distances <= min(int(np.partition(some, at)[at]), _FAR - 1))

@@ -183,11 +183,16 @@ class Space:
         self._fields = Fields(space)
         self._looked = False
 
-    def view(self, read: Read) -> View:
-        """Return a view that is as new as the database."""
-        stamp, gone, noted = self._state(read)
-        if self._view.stamp == stamp:
-            return self._view
+    def view(self, read: Read, stamp: int) -> View:
+        """Return a view that is as new as the database.
+
+        Args:
+            read: runs a query.
+            stamp: what the namespace has now.
+        """
+        view = self._view
+        if view.stamp == stamp:
+            return view
         with self._guard:
             if not self._looked:
                 self._begin()
@@ -226,7 +231,7 @@ class Space:
             self._view = View(gone=gone).with_parts([part], [np.ones(len(part.items), bool)])
 
     def _bury(self, read: Read, gone: int) -> None:
-        """Mark what disappeared up to a moment, or a little later."""
+        """Mark what disappeared up to a moment, or a little later; forget everything if it is not what there is."""
         view = self._view
         if view.parts:
             lost = since(read, self._space, view.gone, gone)
@@ -239,7 +244,10 @@ class Space:
                     view = view.with_parts(view.parts, alive)
             else:
                 live = _numbers(read(_LIVE, (self._space,)))
+                known = int(np.searchsorted(live, view.last, side="right"))
                 view = view.with_parts(view.parts, [part.flags(live) for part in view.parts])
+                if view.total != known:  # an older copy of the file brought back what had been left out
+                    view = View()
         self._view = view._replace(gone=gone, stamp=0)
 
     def _catch_up(self, read: Read) -> None:
