@@ -289,8 +289,9 @@ class Face(Store):
 
         Writes to a capability that another backend has are kept in the transaction and made, once, after the commit:
         ``kv.set``, ``set_many``, ``delete`` and ``delete_many``, ``events.append`` (whose place is 0, being unknown),
-        and all of the index. Until then reads show what that backend held before. Where it cannot be reached after the
-        commit, the unit counts as committed and the writes are made when it is back. See :meth:`recover`.
+        and all of the index; of repositories ``upsert``, ``patch``, deletions, and ``create`` where the storage makes
+        the id. Until then reads show what that backend held before. Where it cannot be reached after the commit, the
+        unit counts as committed and the writes are made when it is back. See :meth:`recover`.
 
         Raises:
             CapabilityMissing: the backend has no transactions; or, from a write inside, its outcome on another backend

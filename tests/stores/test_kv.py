@@ -85,3 +85,18 @@ def test_many_keys_are_written_as_one_key_is() -> None:
         with pytest.raises(InvalidKey):
             kv.delete_many([*names, bad])
     assert kv.delete_many(names) == len(names)
+
+
+def test_a_value_made_between_the_look_and_the_making_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kv = UnifiedStorage("memory://").sync.kv
+    port = kv._port
+    get = port.get
+
+    async def late(key: str) -> Any:
+        monkeypatch.setattr(port, "get", get)
+        found = await get(key)
+        kv.set("key", "made by another")
+        return found
+
+    monkeypatch.setattr(port, "get", late)
+    assert kv.get_or_set("key", pytest.fail) == "made by another"

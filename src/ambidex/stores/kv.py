@@ -207,6 +207,9 @@ class KeyValue(Store):
             return decode(stored)
 
         async def make() -> Stored:
+            there = await self._port.get(full)
+            if there is not None:  # made by those who had done so before this caller joined them
+                return there
             with off_the_clock():
                 value = factory() if callable(factory) else factory
                 value = await value if isawaitable(value) else value

@@ -51,6 +51,7 @@ _FULL: dict[str, Any] = {
     "nested": Nested(1, ["x"], datetime(2024, 1, 1, tzinfo=UTC), [Nested(2)]),
     "anything": {"a": [1, 1.5, None, True, {"b": "5"}], "": "x"},
 }
+_WRITERS = 32
 _REFUSED: list[tuple[str, Any]] = [
     ("name", "a\x00b"),
     ("name", "\ud800"),
@@ -455,12 +456,14 @@ class RecordsConcurrencyContract(Contract, needs=[Capability.RECORDS]):
         assert (thing.age, thing.version) == (32, 33)
 
     async def test_concurrent_upserts_make_one_record(self, subject: Subject) -> None:
-        """And count every write in its version."""
+        """And count every write in its version, each of which one writer was told."""
         make = model("dataclass")
         things = subject.repository(make)
-        await subject.together([partial(things.upsert, make(key="k", age=number)) for number in range(16)])
+        calls = [partial(things.upsert, make(key="k", age=number)) for number in range(_WRITERS)]
+        stored = await subject.together(calls)
+        assert sorted(thing.version for thing in stored) == list(range(1, _WRITERS + 1))
         assert await things.count() == 1
-        assert (await things.get("k")).version == 16
+        assert await things.get("k") == next(thing for thing in stored if thing.version == _WRITERS)
 
     async def test_concurrent_creates_with_one_unique_value_have_one_winner(self, subject: Subject) -> None:
         """The others are told; the same for one id."""
@@ -474,39 +477,58 @@ class RecordsConcurrencyContract(Contract, needs=[Capability.RECORDS]):
                 return False
             return True
 
-        by_email = [partial(create, make(email="a@x")) for _ in range(16)]
-        by_id = [partial(create, make(key="k")) for _ in range(16)]
+        by_email = [partial(create, make(email="a@x")) for _ in range(_WRITERS)]
+        by_id = [partial(create, make(key="k")) for _ in range(_WRITERS)]
         assert (await subject.together(by_email)).count(True) == 1
         assert (await subject.together(by_id)).count(True) == 1
         assert await things.count() == 2
+        assert await things.count(email="a@x") == 1
+
+    async def test_concurrent_patches_to_one_unique_value_have_one_winner(self, subject: Subject) -> None:
+        """Of records that exist; the others keep what they had."""
+        make = model("dataclass")
+        things = subject.repository(make)
+        await things.create_many([make(key=f"{number:02}") for number in range(_WRITERS)])
+
+        async def patch(key: str) -> bool:
+            try:
+                await things.patch(key, email="a@x")
+            except AlreadyExists:
+                return False
+            return True
+
+        won = await subject.together([partial(patch, f"{number:02}") for number in range(_WRITERS)])
+        assert won.count(True) == 1
+        assert [thing.key for thing in await things.list(email="a@x")] == [f"{won.index(True):02}"]
 
     async def test_concurrent_inserts_hide_nothing_from_pages(self, subject: Subject) -> None:
-        """Each record that was there before is seen exactly once, with ties everywhere."""
+        """Each record that was there before is seen exactly once, with ties everywhere, in both directions."""
         make = model("dataclass")
         things = subject.repository(make)
         before = [f"{number:03}" for number in range(0, 200, 2)]
         await things.create_many([make(key=key, age=int(key) % 3) for key in before])
 
-        async def write() -> None:
-            for number in range(1, 200, 4):
+        async def write(first: int) -> list[str]:
+            for number in range(first, 200, 4):
                 await things.create(make(key=f"{number:03}", age=number % 3))
+            return []
 
-        async def read() -> list[str]:
+        async def read(order: str, start: str | None = None) -> list[str]:
             keys: list[str] = []
-            cursor = None
+            cursor = start
             while True:
-                page = await things.page(size=7, cursor=cursor, order_by="age")
+                page = await things.page(size=7, cursor=cursor, order_by=order)
                 keys += [thing.key for thing in page.items]
-                cursor = page.next
+                cursor = page.next if start is None else page.previous
                 if cursor is None:
                     return keys
 
-        async def nothing() -> list[str]:
-            await write()
-            return []
-
-        results = await subject.together([nothing, read, read])
-        for keys in results[1:]:
+        await things.create(make(key="last", age=9))
+        most = await things.page(size=len(before), order_by="age")
+        last = await things.page(size=1, cursor=most.next, order_by="age")
+        readers = [partial(read, "age"), partial(read, "-age"), partial(read, "age", last.previous)]
+        results = await subject.together([partial(write, 1), partial(write, 3), *readers])
+        for keys in results[2:]:
             assert len(keys) == len(set(keys))
             assert set(before) <= set(keys)
 
