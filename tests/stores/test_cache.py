@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +18,7 @@ from ambidex.core.ports import Hit
 from ambidex.errors import Unavailable
 from ambidex.stores.cache import QueryCache
 from tests.stores.conftest import EMBEDDED, Run, open_place
+from tests.torture.sqlite import command
 
 
 @pytest.fixture(params=EMBEDDED)
@@ -208,3 +211,68 @@ def test_the_cache_bears_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_restored_backup_does_not_bring_old_answers_back(tmp_path: Path) -> None:
+    """The cache outlives the file's exchange: an answer stands for the content under its stamp, and for no other."""
+    path, backup = tmp_path / "a.db", tmp_path / "backup.db"
+    storage = UnifiedStorage(f"sqlite:///{path}")
+
+    def found() -> list[str]:
+        there = sorted(hit.id for hit in storage.sync.search("zebra"))
+        assert asyncio.run(_ids(storage)) == there
+        return there
+
+    storage.sync.index.add("1", "zebra")
+    assert found() == ["1"]
+    storage.close()
+    shutil.copyfile(path, backup)
+    for number in ("2", "3"):
+        storage.sync.index.add(number, "zebra")
+        assert found() == ["1", "2", "3"][: int(number)]
+    storage.close()
+    shutil.copyfile(backup, path)
+    assert found() == ["1"]
+    storage.sync.index.add("4", "zebra")  # as many writes since the backup as the first time, and other ones
+    assert found() == ["1", "4"]
+    storage.sync.index.remove("1")
+    assert found() == ["4"]
+    storage.close()
+
+
+async def _ids(storage: UnifiedStorage) -> list[str]:
+    ids = sorted(hit.id for hit in await storage.aio.search("zebra"))
+    await storage.aio.close()
+    return ids
+
+
+@pytest.mark.parametrize("durability", ["durable", "relaxed"])
+def test_answers_are_right_after_every_acknowledged_write_of_a_process_that_is_killed(
+    tmp_path: Path, durability: str
+) -> None:
+    """Each time the writer says that it has written, an answer that was kept before is not given again."""
+    url = f"sqlite:///{tmp_path}/a.db?durability={durability}"
+    code = """
+        import sys
+        from ambidex import SyncStorage
+        storage = SyncStorage(sys.argv[1])
+        for line in sys.stdin:
+            storage.index.add(line.strip(), "zebra")
+            print(line.strip(), flush=True)
+    """
+    ours = UnifiedStorage(url).sync
+    expected: list[str] = []
+    for turn in range(2):
+        with subprocess.Popen(command(code, url), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            for number in range(5):
+                expected.append(f"{turn}-{number}")
+                child.stdin.write(f"{expected[-1]}\n".encode())
+                child.stdin.flush()
+                assert child.stdout.readline().decode().strip() == expected[-1]
+                for _ in range(2):  # the second time from the cache
+                    assert sorted(hit.id for hit in ours.search("zebra", top_k=100)) == expected
+            child.kill()
+        assert sorted(hit.id for hit in ours.search("zebra", top_k=100)) == expected
+    ours.close()

@@ -74,6 +74,7 @@ class LogContract(Contract, needs=[Capability.LOG]):
             for page in (1, 5, 25, 26, 10_000):
                 assert [record async for record in log.iterate("s", after, page=page)] == records[start:]
         assert await log.range("s", records[-1].seq) == []
+        assert await log.range("s", 2**63 - 1) == []
 
     async def test_log_follow(self, subject: Subject) -> None:
         """A reader gets what is there, then what is appended while it reads, and misses none."""

@@ -8,10 +8,12 @@ however long the stream is, and a place is never given out twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ambidex.backends.relational.kv import prefix_end
 from ambidex.backends.relational.sql import Dialect, SqlLeaf, Statement
 from ambidex.core.ports import Event
+from ambidex.errors import AmbidexError
 
 __all__ = ["SCHEMA", "SqlLog"]
 
@@ -22,6 +24,8 @@ SCHEMA = (
     " PRIMARY KEY (stream, seq)) WITHOUT ROWID",
 )
 
+_LAST_PLACE = 2**63 - 1
+
 
 class SqlLog:
     """Implements :class:`ambidex.core.ports.LogPort`."""
@@ -30,10 +34,15 @@ class SqlLog:
         self._leaf = leaf
         now, streams, events = dialect.now, f"{dialect.schema}ambidex_streams", f"{dialect.schema}ambidex_events"
         live = f"(expires IS NULL OR expires > {now})"
-        floor = f"(SELECT floor FROM {streams} WHERE stream = ? AND {live})"
+        # Places have no gaps, so a page is a range of places. That is said in full: a planner without statistics would
+        # otherwise read a whole stream and sort it.
+        before = (
+            f"(SELECT CASE WHEN floor > seq - ? THEN floor ELSE seq - ? END FROM {streams} WHERE stream = ? AND {live})"
+        )
+        first = f"(SELECT CASE WHEN floor > ? THEN floor ELSE ? END FROM {streams} WHERE stream = ? AND {live})"
         # An expired stream is emptied first. If it expires between the two statements, the append counts as having
         # come just before.
-        self._revive = f"UPDATE {streams} SET floor = seq, expires = NULL WHERE stream = ? AND NOT {live}"
+        self._revive = f"UPDATE {streams} SET floor = seq, expires = NULL WHERE stream = ? AND NOT {live} RETURNING 1"
         self._head = (
             f"INSERT INTO {streams} (stream, seq, floor, expires)"
             f" VALUES (?, ?, 0, {now} + ?) ON CONFLICT (stream) DO UPDATE"
@@ -43,9 +52,9 @@ class SqlLog:
         self._add = (
             f"INSERT INTO {events} (stream, seq, data) SELECT stream, seq - ?, ? FROM {streams} WHERE stream = ?"
         )
-        self._tail = f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > {floor} ORDER BY seq DESC LIMIT ?"
+        self._tail = f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > {before} ORDER BY seq"
         self._range = (
-            f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > ? AND seq > {floor} ORDER BY seq LIMIT ?"
+            f"SELECT seq, data FROM {events} WHERE stream = ? AND seq > {first} AND seq <= {first} + ? ORDER BY seq"
         )
         self._length = f"SELECT seq - floor FROM {streams} WHERE stream = ? AND {live}"
         self._counted = f"{self._length}{dialect.locking}"
@@ -63,17 +72,19 @@ class SqlLog:
         count = len(entries)
         statements: list[Statement] = [(self._revive, (stream,)), (self._head, (stream, count, ttl_ms))]
         statements += [(self._add, (count - place, data, stream)) for place, data in enumerate(entries, 1)]
-        statements.append((self._sweep, (stream, stream)))
         results = await self._leaf.script(statements)
+        if results[0]:  # only then: planners may look through a long stream for what is dead in it
+            with suppress(AmbidexError):  # what was appended stays, and what is dead is seen by nobody
+                await self._leaf.write(self._sweep, (stream, stream))
         last = int(results[1][0][0])
         return list(range(last - count + 1, last + 1))
 
     async def tail(self, stream: str, count: int) -> list[Event]:
-        rows = await self._leaf.rows(self._tail, (stream, stream, count))
-        return [Event(*row) for row in reversed(rows)]
+        return [Event(*row) for row in await self._leaf.rows(self._tail, (stream, count, count, stream))]
 
     async def range(self, stream: str, after: int, limit: int) -> list[Event]:
-        return [Event(*row) for row in await self._leaf.rows(self._range, (stream, after, stream, limit))]
+        place, limit = (after, after, stream), min(limit, _LAST_PLACE - after)
+        return [Event(*row) for row in await self._leaf.rows(self._range, (stream, *place, *place, limit))]
 
     async def length(self, stream: str) -> int:
         row = await self._leaf.row(self._length, (stream,))
