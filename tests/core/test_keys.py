@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambidex.core.keys import MAX_KEY_BYTES, decode, encode, escape, prefix_of, unescape
+from ambidex.core.keys import MAX_KEY_BYTES, decode, encode, escape, escape_all, prefix_of, unescape
 from ambidex.errors import InvalidKey
 
 _PART = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30) | st.text(
@@ -48,6 +48,20 @@ def test_bad_parts_are_refused(bad: object) -> None:
         escape(bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidKey, match="key"):
         encode("ok", bad)  # type: ignore[arg-type]
+
+
+@given(st.lists(_PART, max_size=4) | st.lists(st.text("ab:_-", max_size=6), max_size=6) | st.lists(st.text("ab/")))
+def test_many_parts_are_written_as_each_would_be(parts: list[str]) -> None:
+    assert escape_all(parts) == [escape(part) for part in parts]
+
+
+@pytest.mark.parametrize(
+    "bad", ["a\x00", "\x00", "\ud800", "x" * (MAX_KEY_BYTES + 1), "::" * MAX_KEY_BYTES, 5, None, b"a"]
+)
+def test_a_bad_part_among_many_is_refused(bad: object) -> None:
+    with pytest.raises(InvalidKey, match="key"):
+        escape_all(["ok", bad, "a:b"])  # type: ignore[list-item]
+    assert escape_all(["x" * MAX_KEY_BYTES, ":"]) == ["x" * MAX_KEY_BYTES, "%3A"]
 
 
 def test_the_longest_part_is_accepted() -> None:

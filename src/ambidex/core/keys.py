@@ -55,8 +55,23 @@ def escape(part: str) -> str:
 
 
 def escape_all(parts: Iterable[str]) -> list[str]:
-    """Return each part as :func:`escape` does, without replacing what that one remembers of the keys in daily use."""
-    return list(map(_written, parts))
+    """Return each part as :func:`escape` does, without replacing what that one remembers of the keys in daily use.
+
+    Parts in which at most one character needs to be written otherwise, the same in all, are written in one pass.
+    """
+    parts = list(parts)
+    try:
+        text = "\x00".join(parts)
+        unsafe = text.encode().translate(None, _SAFE + b"\x00")
+    except (TypeError, UnicodeEncodeError):
+        return list(map(_written, parts))
+    # NUL is in no key, so that it can stand between them; what is in one makes one more of them.
+    if text.count("\x00") != len(parts) - 1 or len(set(unsafe)) > 1 or not text.isascii():
+        return list(map(_written, parts))
+    if unsafe:
+        text = text.replace(chr(unsafe[0]), _FORMS[unsafe[0]])
+    escaped = text.split("\x00")
+    return escaped if len(max(escaped, key=len)) <= MAX_KEY_BYTES else list(map(_written, parts))
 
 
 def _written(part: str) -> str:

@@ -198,7 +198,7 @@ def remaining(until: float) -> float:
 
 def check_deadline(until: float, what: str) -> None:
     """Raise DeadlineExceeded (nothing applied) if ``until`` has passed before ``what`` was started."""
-    if remaining(until) <= 0:
+    if until <= time.monotonic():
         raise DeadlineExceeded(f"the deadline passed before {what} was started", applied="no")
 
 

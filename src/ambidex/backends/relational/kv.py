@@ -53,6 +53,10 @@ class SqlKeyValue:
             f"INSERT INTO {table} (key, {columns}, version, expires)"
             f" VALUES (?, {marks}, {version}, {now} + ?) {self._on_conflict}"
         )
+        # The clock would be asked for each row, which is a third of what a row of a batch takes on SQLite.
+        self._put_for_ever = (
+            f"INSERT INTO {table} (key, {columns}, version) VALUES (?, {marks}, {version}) {self._on_conflict}"
+        )
         self._add = f"{self._put} WHERE {gone} RETURNING version"
         self._replace = (
             f"UPDATE {table} SET {given}, version = version + 1, expires = {now} + ?"
@@ -85,14 +89,20 @@ class SqlKeyValue:
 
     async def put(self, key: str, value: Stored, ttl_ms: int | None, when: When) -> bool:
         if when is When.ALWAYS:
-            await self._write(self._put, (key, value, ttl_ms))
+            if ttl_ms is None:
+                await self._write(self._put_for_ever, (key, value))
+            else:
+                await self._write(self._put, (key, value, ttl_ms))
             return True
         if when is When.ABSENT:
             return bool(await self._write(self._add, (key, value, ttl_ms)))
         return bool(await self._write(self._replace, (value, ttl_ms, key)))
 
     async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> None:
-        await self._leaf.write_many(self._put, [(key, value, ttl_ms) for key, value in items])
+        if ttl_ms is None:
+            await self._leaf.write_many(self._put_for_ever, items)
+        else:
+            await self._leaf.write_many(self._put, [(key, value, ttl_ms) for key, value in items])
 
     async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
         added = await self._leaf.script([(self._add, (key, value, ttl_ms)) for key, value in items])

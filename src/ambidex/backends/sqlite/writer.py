@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from queue import Empty
 
@@ -529,9 +530,11 @@ class Writer:
 
 def _kind(job: Job) -> str:
     """Return the statement of a job that returns no rows, or "": with others of its kind it can be run at once."""
-    if type(job) is not SqlJob:
-        return ""
-    sql = job.sql
+    return _without_rows(job.sql) if type(job) is SqlJob else ""
+
+
+@lru_cache(256)
+def _without_rows(sql: str) -> str:
     return sql if sql.startswith("INSERT") and "RETURNING" not in sql else ""
 
 
