@@ -46,7 +46,7 @@ class PostgresKeyValue(SqlKeyValue):
 
     def __init__(self, leaf: PostgresLeaf, dialect: Dialect) -> None:
         super().__init__(leaf, dialect)
-        self._find, self._upsert = leaf.find, leaf.upsert
+        self._find, self._upsert, self._inside = leaf.find, leaf.upsert, leaf.in_transaction
         self._values = Lookup(self._get.replace("SELECT ", "SELECT key, ", 1), self._get_many, text_array)
         # A key is looked up in its index, and what else is asked for costs nothing beside that.
         entries = self._entry.replace("SELECT ", "SELECT key, ", 1)
@@ -121,7 +121,7 @@ class PostgresKeyValue(SqlKeyValue):
         Then an insert pays that is refused where one is there: the server needs half the time for it. Not in a
         transaction, which the refusal would end.
         """
-        if len(keys) < _MANY or self._leaf.in_transaction():
+        if len(keys) < _MANY or self._inside():
             return False
         sample = [*keys[:: len(keys) // _SAMPLE], keys[-1]]
         return not await self._rows(self._there, (text_array(sample),))
