@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
@@ -179,18 +179,39 @@ def coredis(bench: Bench) -> Samples:
     module = require("coredis")
     with _loop() as (runner, ours):
         client = module.Redis.from_url(url("redis"))
-        managed = hasattr(client, "__aenter__")  # from its version 6 on
-        if managed:
-            runner.run(client.__aenter__())
 
         async def peer(key: str) -> Any:
             return unpack(await client.get("raw:" + key))
 
-        try:
+        with _held(runner, client) if hasattr(client, "__aenter__") else nullcontext():  # from its version 6 on
             return _in_flight(bench, runner, ours.aio.kv.get, peer, 128)
-        finally:
-            if managed:
-                runner.run(client.__aexit__(None, None, None))
+
+
+@contextmanager
+def _held(runner: asyncio.Runner, client: Any) -> Iterator[None]:
+    """Hold a client open that must be closed by the task that opened it, as structured concurrency wants."""
+    done = asyncio.Event()
+
+    async def hold(opened: asyncio.Future[None]) -> None:
+        async with client:
+            opened.set_result(None)
+            await done.wait()
+
+    async def start() -> asyncio.Task[None]:
+        opened = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(hold(opened))
+        await asyncio.wait([opened, task], return_when=asyncio.FIRST_COMPLETED)
+        return task
+
+    async def end(task: asyncio.Task[None]) -> None:
+        done.set()
+        await task
+
+    task = runner.run(start())
+    try:
+        yield
+    finally:
+        runner.run(end(task))
 
 
 @row("redis.get-valkey-glide", "await kv.get, 128 in flight", against="valkey-glide", kind=FASTER)

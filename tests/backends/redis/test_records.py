@@ -148,7 +148,9 @@ def test_sorting_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(port, "_MOST", 50)
     monkeypatch.setattr(port, "_BATCH", 20)
     things = place.open().sync.repository(Thing)
-    things.create_many([Thing(id=f"{number:03}", note=str(-number)) for number in range(100)])
+    many = [Thing(id=f"{number:03}", note=str(-number)) for number in range(100)]
+    things.create_many(many[:50])
+    things.create_many(many[50:])
     with pytest.raises(InvalidQuery, match="give a limit"):
         things.list(order_by="note", scan=True)
     assert [thing.id for thing in things.list(order_by="note", limit=2, scan=True)] == ["001", "010"]
@@ -176,6 +178,29 @@ def test_what_is_refused_leaves_no_trace(place: Place) -> None:
         assert place.agrees(Thing) == 2
     after = {key: place.raw.dump(key) for key in place.raw.keys(f"{place.prefix}r:*")}
     assert after == before
+
+
+def test_what_is_refused_late_in_many_leaves_no_trace(place: Place) -> None:
+    things = place.open().sync.repository(Thing)
+    many = [Thing(id=f"{number:04}", email=f"{number}@x", age=number % 5) for number in range(1_300)]
+    things.create_many(many[:200])
+    for last in (Thing(id="0000"), Thing(id="new", email="7@x"), Thing(id="0900", email="new@x")):
+        with pytest.raises(AlreadyExists):
+            things.create_many([*many[200:], last])
+        assert place.agrees(Thing) == 200
+    things.create_many(many[200:])
+    assert place.agrees(Thing) == 1_300
+
+
+def test_what_one_call_stores_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port, "_MOST", 50)
+    things = place.open().sync.repository(Thing)
+    many = [Thing(id=str(number)) for number in range(51)]
+    for store in (things.create_many, things.upsert_many):
+        with pytest.raises(InvalidQuery, match=r"51 records of things.* 50 in one step; pass them in parts"):
+            store(many)
+    assert things.count() == 0
+    assert len(things.upsert_many(many[:50])) == 50
 
 
 def test_indexes_agree_with_records_after_many_writers(place: Place) -> None:

@@ -27,7 +27,19 @@ from uuid import UUID
 from ambidex.core.query import Condition
 from ambidex.core.spec import Kind
 
-__all__ = ["EVERYTHING", "Range", "encode", "from_plain", "intersect", "member", "place", "ranges", "to_plain"]
+__all__ = [
+    "EVERYTHING",
+    "Range",
+    "all_to_plain",
+    "encode",
+    "from_plain",
+    "intersect",
+    "member",
+    "place",
+    "places",
+    "ranges",
+    "to_plain",
+]
 
 Range = tuple[bytes, bytes]
 
@@ -106,6 +118,12 @@ def to_plain(kind: Kind, value: Any) -> Any:
     return value if convert is None or value is None else convert(value)
 
 
+def all_to_plain(kind: Kind, values: list[Any]) -> list[Any]:
+    """Return what :func:`to_plain` makes of each value."""
+    convert = _TO_PLAIN.get(kind)
+    return values if convert is None else [None if value is None else convert(value) for value in values]
+
+
 def from_plain(kind: Kind, value: Any) -> Any:
     """Return what :func:`to_plain` was given."""
     convert = _FROM_PLAIN.get(kind)
@@ -120,6 +138,12 @@ def encode(kind: Kind, value: Any) -> bytes:
 def place(kind: Kind, value: Any) -> bytes:
     """Return where a value, or None, stands in an index."""
     return b"\x00" if value is None else b"\x01" + _ENCODERS[kind](value)
+
+
+def places(kind: Kind, values: Iterable[Any]) -> list[bytes]:
+    """Return what :func:`place` says of each value."""
+    encoder = _ENCODERS[kind]
+    return [b"\x00" if value is None else b"\x01" + encoder(value) for value in values]
 
 
 def member(where: bytes, id_: bytes) -> bytes:

@@ -9,13 +9,14 @@ filled from the records by whoever needs it.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ambidex.backends.redis.encoding import encode, from_plain, member, place, to_plain
+from ambidex.backends.redis.encoding import all_to_plain, encode, from_plain, member, place, places, to_plain
 from ambidex.core.ports import Row, Space
 from ambidex.core.spec import Kind, RecordSpec
 from ambidex.errors import ConfigurationError, Corrupted
@@ -156,19 +157,23 @@ class Layout:
             [item for item in after if item not in before],
         )
 
-    def adding(self, many: Sequence[Known]) -> bytes:
+    def adding(self, rows: Sequence[Row]) -> bytes:
         """Return the part of a script that adds records."""
-        words, tails = [b"%d" % len(many)], list[bytes]()
-        for known in many:
-            id_ = self.id(known.row[self.spec.id])
-            words += (id_, known.revision + _pack(known.plain))
+        words, tails = [b"%d" % len(rows)], list[bytes]()
+        names = [name for name, _ in self._own]
+        columns = {name: [row[name] for row in rows] for name in names}
+        plain = zip(*(all_to_plain(kind, columns[name]) for name, kind in self._own), strict=True)
+        noise = os.urandom(REVISION * len(rows))
+        for at, (value, content) in enumerate(zip(columns[self.spec.id], plain, strict=True)):
+            id_ = self.id(value)
+            words += (id_, noise[REVISION * at : REVISION * (at + 1)] + _pack(dict(zip(names, content, strict=True))))
             tails.append(id_ + len(id_).to_bytes(4, "big"))
         for index in self.indexes.values():
-            name, kind = index.name, index.kind
-            if name == self.spec.id:
+            if index.name == self.spec.id:
                 words += [b"\x01" + tail for tail in tails]
             else:
-                words += [place(kind, known.row.get(name)) + tail for known, tail in zip(many, tails, strict=True)]
+                values = columns.get(index.name) or [None] * len(rows)
+                words += map(bytes.__add__, places(index.kind, values), tails)
         return _joined(words)
 
     def entering(self, known: Known) -> bytes:

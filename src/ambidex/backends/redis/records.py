@@ -107,10 +107,10 @@ class RedisRecords:
     # ------------------------------------------------------------ writing
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
+        _bounded(space.spec, rows)
         layout = await self._layout(space)
         while rows:
-            made = [layout.made(row) for row in rows]
-            parts = [layout.adding(made[start : start + _PART]) for start in range(0, len(made), _PART)]
+            parts = [layout.adding(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
             outcome, *at = await self._client.script(INSERT, layout.keys, (layout.digest, layout.unique, *parts))
             if outcome == APPLIED:
                 return
@@ -121,6 +121,7 @@ class RedisRecords:
 
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
         spec, until = space.spec, current_deadline(self._client.timeout)
+        _bounded(spec, rows)
         layout = await self._layout(space)
         while True:
             ids = [row[spec.id] for row in rows]
@@ -389,6 +390,15 @@ class RedisRecords:
                     break
                 del steps[details[0]]  # who has changed it meanwhile has entered it
             ranges = _behind(ranges, last, descending=False) if len(records) == _BATCH else []
+
+
+def _bounded(spec: RecordSpec, rows: Sequence[Row]) -> None:
+    """Refuse more records than one script may hold everybody else up for."""
+    if len(rows) > _MOST:
+        raise InvalidQuery(
+            f"{len(rows):,} records of {spec.name} are to be stored, and Redis stores up to {_MOST:,} in one step; "
+            "pass them in parts"
+        )
 
 
 def _normal(spec: RecordSpec, query: RecordQuery) -> RecordQuery:
