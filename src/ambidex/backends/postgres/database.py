@@ -17,7 +17,6 @@ from psycopg.conninfo import make_conninfo
 from ambidex.backends.postgres.aio import AsyncPools
 from ambidex.backends.postgres.blocking import BlockingPool
 from ambidex.backends.postgres.options import Options
-from ambidex.backends.postgres.schema import TABLES_LOCK
 from ambidex.backends.postgres.search_upkeep import Upkeep
 from ambidex.backends.postgres.search_vectors import Vectors
 from ambidex.errors import redact
@@ -43,7 +42,7 @@ class Database:
         self.unit: ContextVar[Unit | None] = ContextVar("ambidex_postgres_unit", default=None)
         self.warned = False
         prefix = f"{self.options.schema}." if self.options.schema else ""
-        self.vectors = Vectors(prefix, TABLES_LOCK, self.where)
+        self.vectors = Vectors(prefix, self.where)
         self.on_close: list[Callable[[], None]] = [self.vectors.forget]
         self.upkeep = Upkeep(self, prefix)
         self.on_close.append(self.upkeep.close)

@@ -13,7 +13,7 @@ from ambidex.backends.postgres import search_graph, search_schema
 from ambidex.backends.relational.sql import Row, Statement
 from ambidex.errors import ConfigurationError
 
-__all__ = ["MIGRATIONS", "TABLES_LOCK", "migrate"]
+__all__ = ["MIGRATIONS", "TABLES_LOCK", "do", "migrate"]
 
 TABLES_LOCK: Statement = ("SELECT pg_advisory_xact_lock(?)", (0x616D6269646578,))  # "ambidex"
 """Under this lock tables are made."""
@@ -62,7 +62,7 @@ async def migrate(run: Run, schema: str, where: str) -> None:
 def _statements(schema: str, prefix: str) -> list[Statement]:
     statements: list[Statement] = [TABLES_LOCK]
     if schema:  # asked first, because CREATE SCHEMA IF NOT EXISTS wants a privilege even where there is one
-        statements.append((_do(f"to_regnamespace('{schema}') IS NULL", [f"CREATE SCHEMA {schema}"]), ()))
+        statements.append((do(f"to_regnamespace('{schema}') IS NULL", [f"CREATE SCHEMA {schema}"]), ()))
     statements.append(
         (
             f"CREATE TABLE IF NOT EXISTS {prefix}ambidex_schema"
@@ -74,10 +74,11 @@ def _statements(schema: str, prefix: str) -> list[Statement]:
         record = f"INSERT INTO {prefix}ambidex_schema VALUES ({version})"
         absent = f"NOT EXISTS (SELECT FROM {prefix}ambidex_schema WHERE version >= {version})"
         texts = [statement.replace("{s}", prefix) for statement in migration]
-        statements.append((_do(absent, [*texts, record]), ()))
+        statements.append((do(absent, [*texts, record]), ()))
     return statements
 
 
-def _do(condition: str, statements: Sequence[str]) -> str:
+def do(condition: str, statements: Sequence[str]) -> str:
+    """Return one statement that runs several if a condition holds; none of them may have arguments."""
     body = "".join(f"{statement}; " for statement in statements)
     return f"DO $ambidex$ BEGIN IF {condition} THEN {body}END IF; END $ambidex$"

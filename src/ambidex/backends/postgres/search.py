@@ -98,8 +98,8 @@ class PostgresSearch:
         """Return what makes the namespace, if need be, and keeps it from being emptied meanwhile."""
         return [(self._sql.begin, (namespace, namespace)), (self._sql.share, (namespace,))]
 
-    async def _half(self, wanted: bool) -> Half | None:
-        return await self._vectors.half(self._leaf.script, wanted=wanted, lasting=not self._leaf.in_transaction())
+    async def _half(self) -> Half | None:
+        return await self._vectors.half(self._leaf.script, lasting=not self._leaf.in_transaction())
 
     async def index(self, namespace: str, items: Sequence[IndexItem]) -> None:
         last = {item.id: item for item in items}  # of equal ids the last one counts
@@ -107,7 +107,7 @@ class PostgresSearch:
             return
         ordered = [last[id_] for id_ in sorted(last)]  # so that two batches cannot lock rows crosswise
         bags = await self._leaf.apart(lambda: [bag_of(item.title, item.text) for item in ordered])
-        half = await self._half(any(item.vector is not None for item in ordered))
+        half = await self._half() if any(item.vector is not None for item in ordered) else None
         numbers = sorted(row[0] for row in await self._leaf.rows(self._sql.numbers, (len(ordered),)))
         statements = await self._leaf.apart(lambda: self._storing(namespace, ordered, bags, numbers, half))
         await self._leaf.script(statements)
@@ -180,7 +180,7 @@ class PostgresSearch:
     async def _by_vector(
         self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus
     ) -> dict[int, float]:
-        half = await self._half(wanted=True)
+        half = await self._half()
         if half is not None and self._vectors.fits(half, len(vector)):
             graph = await self._graph(namespace, len(vector), corpus)
             if graph is None:
@@ -258,12 +258,11 @@ class PostgresSearch:
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
         if not ids:
             return 0
-        half = await self._half(wanted=False)
         chosen = text_array(sorted(set(ids)))
         statements: list[Statement] = [
             (self._sql.share, (namespace,)),
             (self._sql.lock, (namespace, chosen)),
-            *([self._vectors.drop(namespace, chosen)] if half is not None else []),
+            (self._sql.doom, (namespace, chosen)),
             (self._sql.remove, (namespace, chosen, stamp())),
         ]
         rows = (await self._leaf.script(statements))[-1]
@@ -271,12 +270,10 @@ class PostgresSearch:
         return int(rows[0][0]) if rows else 0
 
     async def reset(self, namespace: str) -> int:
-        half = await self._half(wanted=False)
         sql = self._sql
         rows = await self._leaf.script(
             [
                 (sql.exclude, (namespace,)),
-                *([self._vectors.drop(namespace, None)] if half is not None else []),
                 *((text, (namespace,)) for text in sql.reset[:-1]),
                 (sql.reset[-1], (stamp(), namespace)),
             ]

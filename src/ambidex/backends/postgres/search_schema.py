@@ -19,7 +19,7 @@ SCHEMA = (
     "CREATE TABLE {s}ambidex_spaces (space int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
     " namespace text COLLATE \"C\" NOT NULL UNIQUE, embedder text NOT NULL DEFAULT '')",
     "CREATE SEQUENCE {s}ambidex_item_numbers",
-    # ``was`` and ``was_words`` are those of the text that was replaced last.
+    # ``was`` and ``was_words`` are those of the text that was replaced last; ``was`` is ``item`` in one to be removed.
     'CREATE TABLE {s}ambidex_items (space int NOT NULL, id text COLLATE "C" NOT NULL, item bigint NOT NULL,'
     " words bigint NOT NULL, was bigint, was_words bigint, metadata jsonb NOT NULL, PRIMARY KEY (space, id))"
     " WITH (fillfactor = 90)",
@@ -74,6 +74,7 @@ class Texts:
     postings: str
     change: str
     lock: str
+    doom: str
     remove: str
     reset: Sequence[str]
     replace: str
@@ -89,6 +90,10 @@ class Texts:
         space = f"(SELECT space FROM {p}ambidex_spaces WHERE namespace = ?)"
         found = f"FROM {p}ambidex_spaces WHERE namespace = ?"
         columns = "i.id, t.title, t.text, i.metadata::text, t.vector"
+        # What was locked before, in the order of the ids; a row that came since and is in other hands is left to these.
+        held = (
+            f"SELECT item FROM {p}ambidex_items WHERE space = {space} AND id = ANY (?::text[]) FOR UPDATE SKIP LOCKED"
+        )
         read = f"SELECT {columns} FROM {p}ambidex_items i JOIN {p}ambidex_texts t ON t.item = i.item"
         return cls(
             state=f"SELECT coalesce((SELECT sum(stamp) % {STAMPS} FROM {p}ambidex_changes c"
@@ -109,12 +114,13 @@ class Texts:
             f" SELECT space, ?::bigint, ?::smallint, ?::bigint, ?::bigint {found}",
             lock=f"SELECT count(*) FROM (SELECT FROM {p}ambidex_items WHERE space = {space} AND id = ANY (?::text[])"
             " ORDER BY id FOR UPDATE) AS locked",
+            # Only what is marked is removed, so that everything of it was there when the removing statement began.
+            doom=f"UPDATE {p}ambidex_items SET was = item WHERE item IN ({held})",
             remove=_remove(p, space),
             reset=_reset(p, space, found),
-            replace=f"UPDATE {p}ambidex_items SET metadata = ?::jsonb WHERE space = {space} AND id = ANY (?::text[])"
-            " RETURNING 1",
+            replace=f"UPDATE {p}ambidex_items SET metadata = ?::jsonb WHERE item IN ({held}) RETURNING 1",
             patch=f"UPDATE {p}ambidex_items SET metadata = (metadata || ?::jsonb) - ?::text[]"
-            f" WHERE space = {space} AND id = ANY (?::text[]) RETURNING 1",
+            f" WHERE item IN ({held}) RETURNING 1",
             fetch=f"{read} WHERE i.space = {space} AND i.id = ANY (?::text[])",
             listed=f"{read} WHERE i.space = {space} AND i.id {{behind}} ?{{filters}} ORDER BY i.id LIMIT ?",
             count=f"SELECT coalesce(sum(items), 0)::bigint FROM {p}ambidex_changes WHERE space = {space}",
@@ -138,7 +144,7 @@ def _items(p: str, space: str) -> str:
 def _remove(p: str, space: str) -> str:
     return (
         f"WITH old AS (DELETE FROM {p}ambidex_items WHERE space = {space} AND id = ANY (?::text[])"
-        " RETURNING space, item, words),"
+        " AND was = item RETURNING space, item, words),"
         f" texts AS (DELETE FROM {p}ambidex_texts t USING old WHERE t.item = old.item),"
         f" ended AS (INSERT INTO {p}ambidex_gone SELECT space, item FROM old)"
         f" INSERT INTO {p}ambidex_changes (space, stamp, items, words)"

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from ambidex.backends.postgres.schema import TABLES_LOCK, do
 from ambidex.backends.postgres.wire import bigint_array, sized_array
 from ambidex.backends.relational.sql import Row, Statement
 
@@ -72,68 +73,69 @@ class Vectors:
 
     Args:
         prefix: of the tables: a schema and its dot, or "".
-        lock: takes the lock under which tables are made.
         where: the database, for messages.
     """
 
-    def __init__(self, prefix: str, lock: Statement, where: str) -> None:
+    def __init__(self, prefix: str, where: str) -> None:
         self._table = f"{prefix}ambidex_vectors"
         self._texts, self._items = f"{prefix}ambidex_texts", f"{prefix}ambidex_items"
         self._space = f"(SELECT space FROM {prefix}ambidex_spaces WHERE namespace = ?)"
-        self._lock, self._where = lock, where
+        self._where = where
         self.forget()
 
     def forget(self) -> None:
         """Ask the database anew."""
         self._known: Half | None = None
-        self._absent_until = {False: -math.inf, True: -math.inf}
+        self._refused_until = -math.inf
         self._warned = False
 
-    async def half(self, run: Run, *, wanted: bool, lasting: bool) -> Half | None:
+    async def half(self, run: Run, *, lasting: bool) -> Half | None:
         """Return pgvector's type, its table being there, or None where there is none to be had.
 
         Args:
             run: sends statements.
-            wanted: whether there are vectors, so that the extension and the table should be made.
             lasting: whether what is made stays; not inside a transaction, which may be undone.
         """
-        until = self._absent_until[wanted]
-        if self._known is not None or time.monotonic() < until:
+        if self._known is not None:
             return self._known
         ask = (_FIND, (self._table,))
         found = (await run([ask]))[0]
-        if wanted and not found:
+        if not found and time.monotonic() >= self._refused_until:
             found = (await run([(_CREATE, ()), ask]))[-1]
-        half = Half(found[0][0], found[0][1]) if found else None
-        if half is not None and not found[0][2]:
-            if not wanted:
-                half = None
-            else:
-                await self._make(run, half)
-        if half is None:
-            self._absent_until[wanted] = time.monotonic() + _AGAIN_SECONDS
-        elif lasting:
+        if not found:
+            self._refused_until = time.monotonic() + _AGAIN_SECONDS
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    "%s has no pgvector 0.7 or newer: vectors are compared one by one, which is slow for many; install "
+                    "it on the server and run CREATE EXTENSION vector",
+                    self._where,
+                )
+            return None
+        half = Half(found[0][0], found[0][1])
+        if not found[0][2]:
+            await self._make(run, half)
+        if lasting:
             self._known = half
-        if wanted and half is None and not self._warned:
-            self._warned = True
-            _log.warning(
-                "%s has no pgvector 0.7 or newer: vectors are compared one by one, which is slow for many; install it "
-                "on the server and run CREATE EXTENSION vector",
-                self._where,
-            )
         return half
 
     async def _make(self, run: Run, half: Half) -> None:
         """Make the table, with the vectors that were stored before it could be."""
-        await run([
-            self._lock,
-            (
-                f"CREATE TABLE IF NOT EXISTS {self._table} (item bigint PRIMARY KEY, space int NOT NULL,"
-                f" dimension int NOT NULL, half {half.schema}.halfvec NOT NULL)",
-                (),
-            ),
-            (f"CREATE INDEX IF NOT EXISTS ambidex_vectors_space ON {self._table} (space, dimension, item)", ()),
-        ])  # fmt: skip
+        table = self._table
+        follow = f"DELETE FROM {table} v USING old_texts t WHERE v.item = t.item; RETURN NULL;"
+        made = [
+            f"CREATE TABLE {table} (item bigint PRIMARY KEY, space int NOT NULL, dimension int NOT NULL,"
+            f" half {half.schema}.halfvec NOT NULL)",
+            f"CREATE INDEX ambidex_vectors_space ON {table} (space, dimension, item)",
+            f"CREATE FUNCTION {table}_follow() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $follow$ BEGIN {follow} END $follow$",
+            f"CREATE TRIGGER ambidex_vectors_follow AFTER DELETE ON {self._texts} REFERENCING OLD TABLE AS old_texts"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION {table}_follow()",
+        ]
+        # Apart and first, so that no writer who is under way holds it and meets what is made; and because only after
+        # the lock of a table does this session see what others have made.
+        held = f"LOCK TABLE {self._texts} IN SHARE ROW EXCLUSIVE MODE"
+        await run([TABLES_LOCK, (do("true", [held]), ()), (do(f"to_regclass('{table}') IS NULL", made), ())])
         last = 0
         select = (
             f"SELECT i.space, t.item, t.vector FROM {self._texts} t JOIN {self._items} i ON i.item = t.item"
@@ -143,7 +145,8 @@ class Vectors:
         insert = (
             f"INSERT INTO {self._table} SELECT item, space, dimension, half"
             f" FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::{half.schema}.halfvec[])"
-            " AS given (space, dimension, item, half) ON CONFLICT DO NOTHING"
+            f" AS given (space, dimension, item, half) JOIN {self._texts} t USING (item) FOR KEY SHARE OF t"
+            " ON CONFLICT DO NOTHING"
         )
         while rows := (await run([(select, (last,))]))[0]:
             vectors = [array("f", row[2]) for row in rows]
@@ -164,14 +167,8 @@ class Vectors:
     def store(
         self, half: Half, namespace: str, numbers: Sequence[int], vectors: Sequence[Sequence[float] | None]
     ) -> list[Statement]:
-        """Return what makes the derived vectors of new items, and deletes those of the items that they replace."""
-        statements: list[Statement] = [
-            (
-                f"DELETE FROM {self._table} v USING {self._items} i WHERE i.item = ANY (?::bigint[])"
-                " AND v.item = i.was",
-                (bigint_array(numbers),),
-            )
-        ]
+        """Return what makes the derived vectors of new items; those of deleted texts go by a trigger."""
+        statements: list[Statement] = []
         given = [(number, vector) for number, vector in zip(numbers, vectors, strict=True) if vector is not None]
         given = [(number, vector) for number, vector in given if len(vector) <= _LONGEST]
         if given:
@@ -184,14 +181,6 @@ class Vectors:
             )
             statements.append((insert, (namespace, sizes, items, halves)))
         return statements
-
-    def drop(self, namespace: str, ids: bytes | None) -> Statement:
-        """Return what deletes the derived vectors of items, before the items themselves; of all for None."""
-        if ids is None:
-            return f"DELETE FROM {self._table} WHERE space = {self._space}", (namespace,)
-        items = f"SELECT item FROM {self._items} WHERE space = {self._space} AND id = ANY (?::text[])"
-        sql = f"DELETE FROM {self._table} WHERE item IN ({items})"
-        return sql, (namespace, ids)
 
     def nearest(self, half: Half, namespace: str, vector: Sequence[float], kept: bytes | None, depth: int) -> Statement:
         """Return what finds the cosines of the nearest items: rows of number and cosine, the nearest first.
