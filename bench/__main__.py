@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.harness import ROWS, Bench, Result, Row, measure
 from bench.report import Progress, environment, table, write_json
 
-MODULES = ("dual", "imports", "sqlite", "redis", "postgres", "records")
+MODULES = ("dual", "imports", "sqlite", "redis", "postgres", "records", "documents")
 RESULTS = Path(__file__).with_name("results")
 
 
