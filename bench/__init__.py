@@ -7,10 +7,11 @@ shown, and the exit status stays 0. It is 1 when a row that should have run brok
 How to read the table
     ``figure`` is the median over the rounds and ``spread`` its smallest and largest round. ``1.4x time`` means that
     ambidex takes 1.4 times as long as what stands under ``against``, ``9x speed`` that it does nine times as many
-    operations, ``+0.4 µs`` what it adds to one operation. ``ours`` and ``theirs`` are the median times of one
-    operation (in concurrent rows: wall time divided by operations), for orientation; only the figure travels from one
-    machine to another. When the spread straddles the target, run again with more ``--rounds`` on a quiet machine.
-    Both sides give the same promise (durability, decoded values), and a peer runs in its best shape that does.
+    operations, ``+0.4 µs`` what it adds to one operation, ``1,500/s`` how many it does by itself. ``ours`` and
+    ``theirs`` are the median times of one operation (in concurrent rows: wall time divided by operations), for
+    orientation; only a figure that compares travels from one machine to another. When the spread straddles the target,
+    run again with more ``--rounds`` on a quiet machine. Both sides give the same promise (durability, decoded values),
+    and a peer runs in its best shape that does.
     A row that cannot run here says why.
 
 How to add a row

@@ -16,7 +16,18 @@ from pathlib import Path
 from bench.harness import ROWS, Bench, Result, Row, measure
 from bench.report import Progress, environment, table, write_json
 
-MODULES = ("dual", "imports", "sqlite", "redis", "postgres", "records", "records_postgres", "records_redis", "vectors")
+MODULES = (
+    "dual",
+    "imports",
+    "sqlite",
+    "redis",
+    "postgres",
+    "records",
+    "records_postgres",
+    "records_redis",
+    "documents",
+    "vectors",
+)
 RESULTS = Path(__file__).with_name("results")
 
 

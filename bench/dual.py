@@ -9,7 +9,7 @@ from typing import Any
 
 from ambidex import UnifiedStorage
 from ambidex.core.dual import Blocking, Store, operation
-from bench.documents import KEYS
+from bench.data import KEYS
 from bench.harness import ADDED_US, FASTER, SLOWER, Bench, Samples, at_least, at_most, calls, require, row
 
 _DATA = {key: index for index, key in enumerate(KEYS)}

@@ -21,6 +21,7 @@ __all__ = [
     "ADDED_MS",
     "ADDED_US",
     "FASTER",
+    "PER_SECOND",
     "ROWS",
     "SLOWER",
     "Bench",
@@ -97,6 +98,10 @@ SLOWER = Kind("time ratio", "{}x time", lambda ours, theirs: ours / theirs)
 FASTER = Kind("speed ratio", "{}x speed", lambda ours, theirs: theirs / ours)
 ADDED_US = Kind("added microseconds", "+{} µs", lambda ours, theirs: (ours - theirs) * 1e6)
 ADDED_MS = Kind("added milliseconds", "+{} ms", lambda ours, theirs: (ours - theirs) * 1e3)
+
+
+PER_SECOND = Kind("operations a second", "{}/s", lambda ours, theirs: 1 / ours)
+"""How fast our side is by itself; this one figure does not travel from one machine to another."""
 
 
 @dataclass(frozen=True, slots=True)

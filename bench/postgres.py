@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, WRITES, Write, batch, document, pack, unpack
+from bench.data import KEYS, WRITES, Write, batch, document, pack, unpack
 from bench.harness import (
     FASTER,
     SLOWER,

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, WRITES, batch, document, pack, unpack
+from bench.data import KEYS, WRITES, batch, document, pack, unpack
 from bench.harness import (
     FASTER,
     SLOWER,

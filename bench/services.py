@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from ambidex import UnifiedStorage
 from ambidex.errors import ConfigurationError
-from bench.documents import KEYS, document
+from bench.data import KEYS, document
 from bench.harness import CannotRun, require
 
 __all__ = ["storage", "url"]

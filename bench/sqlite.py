@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from ambidex import UnifiedStorage
-from bench.documents import KEYS, WRITES, Write, batch, document, pack, unpack
+from bench.data import KEYS, WRITES, Write, batch, document, pack, unpack
 from bench.harness import (
     ADDED_MS,
     FASTER,

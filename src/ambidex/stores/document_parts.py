@@ -7,12 +7,11 @@ it can be deleted, replaced and repaired without searching for it.
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -43,8 +42,7 @@ _MOST_CHUNKS = 999_999_999
 _LONGEST_LABEL = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The record of a document's current version, as it is stored; the content stands in a record of its own."""
 
     id: str
@@ -83,14 +81,11 @@ class Head:
 
     def stored(self) -> dict[str, Any]:
         """Return the record's fields; ``Head(**fields)`` undoes it."""
-        return dict(zip(self.__slots__, _fields_of(self), strict=True))
+        return dict(zip(self._fields, self, strict=True))
 
     def chunk_ids(self) -> list[str]:
         """Return the names of the chunks in the index."""
         return [chunk_id(self.base, place) for place in range(self.chunks)] if self.indexed else []
-
-
-_fields_of = operator.attrgetter(*Head.__slots__)
 
 
 @dataclass(frozen=True)
@@ -160,9 +155,8 @@ class Draft(NamedTuple):
     """The metadata in stored form."""
     vectors: list[Sequence[float] | None] | None = None
 
-    def head(self, id_: str, before: Head | None) -> Head:
+    def head(self, id_: str, before: Head | None, now: datetime) -> Head:
         """Return the record of this draft as a document's first version, or as the one after ``before``."""
-        now = datetime.now(UTC)
         return Head(
             id_,
             1 if before is None else before.version + 1,

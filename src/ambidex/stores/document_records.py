@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -266,6 +267,8 @@ class Records:
     async def _plan(self, group: list[Target]) -> tuple[list[_Plan], list[str]]:
         plans: list[_Plan] = []
         ids: list[str] = []
+        now = datetime.now(UTC)
+        packed_now = Encoded(encode(now))
         for target, (id_, owner, before) in zip(group, await self._known(group), strict=True):
             _check_target(target, before, owner)
             if id_ is not None and before is None:
@@ -279,8 +282,11 @@ class Records:
                 if entry is None or _head(entry.value) != before:
                     raise Conflict(f"document {before.id!r} was changed by somebody else")
                 version = entry.version
-            head = target.draft.head(id_ or uuid7(), before)
-            stored = encode(head.stored() | {"metadata": Encoded(target.draft.packed)}, self._max)
+            head = target.draft.head(id_ or uuid7(), before, now)
+            fields = head.stored() | {"metadata": Encoded(target.draft.packed), "updated_at": packed_now}
+            if before is None:
+                fields["created_at"] = packed_now
+            stored = encode(fields, self._max)
             plans.append(_Plan(target.draft, head, stored, before, version))
             ids.append(head.id)
         return plans, ids
