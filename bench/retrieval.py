@@ -257,54 +257,21 @@ def _overlap(got: Sequence[str], kept: Any, corpus: Corpus, n: int) -> float:
     return len(set(got) & {str(one) for one in kept[exact]}) / 10
 
 
-def chroma(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
-    """Yield what Chroma's search by vector takes on the same data."""
-    chromadb = require("chromadb")
-    with tempfile.TemporaryDirectory() as folder:
-        peer = chromadb.PersistentClient(folder).create_collection("bench", metadata={"hnsw:space": "cosine"})
-        for page in corpus.items():
-            peer.add(
-                ids=[item.id for item in page],
-                documents=[item.text for item in page],
-                metadatas=[item.metadata for item in page],
-                embeddings=[item.vector.tolist() for item in page],  # type: ignore[union-attr]
-            )
-
-        def ask(n: int, mark: int | None = None) -> list[str]:
-            vector = corpus.query_vectors[n % len(corpus.queries)].tolist()
-            where = None if mark is None else {"mark": mark}
-            return list(peer.query(query_embeddings=[vector], n_results=10, where=where)["ids"][0])
-
-        yield from _peer("Chroma", ask, corpus, count)
-
-
-def lancedb(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
-    """Yield what LanceDB's search by vector takes on the same data, without an index, which is exact."""
-    package = require("lancedb")
-    with tempfile.TemporaryDirectory() as folder:
-        rows = (
-            {"id": item.id, "text": item.text, "vector": item.vector, **item.metadata}
-            for page in corpus.items()
-            for item in page
-        )
-        table = package.connect(folder).create_table("bench", data=list(rows))
-
-        def ask(n: int, mark: int | None = None) -> list[str]:
-            search = table.search(corpus.query_vectors[n % len(corpus.queries)]).metric("cosine")
-            search = search if mark is None else search.where(f"mark = {mark}", prefilter=True)
-            return [row["id"] for row in search.limit(10).to_list()]
-
-        yield from _peer("LanceDB", ask, corpus, count)
-
-
-def _peer(name: str, ask: Callable[..., list[str]], corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
-    import numpy
+def peers(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
+    """Yield what search by vector takes in others on the same data, and how exact it is."""
+    from bench import vectors
 
     size = len(corpus.texts)
-    yield {"what": f"{name}: vector", "chunks": size} | milliseconds(ask, count)
-    yield {"what": f"{name}: vector, filter of 1 %", "chunks": size} | milliseconds(lambda n: ask(n, 7), count)
-    found = [_overlap(ask(n), numpy.arange(size), corpus, n) for n in range(min(count, len(corpus.queries)))]
-    yield {"what": f"{name}: vector recall@10, all", "chunks": size, "recall": statistics.fmean(found)}
+    for name, fill in (("Chroma", vectors.chroma), ("LanceDB", vectors.lancedb)):
+        try:
+            ask = fill(corpus)
+        except CannotRun as reason:
+            print(f"{name} cannot run: {reason}")
+            continue
+        for about, mark in (("vector", None), ("vector, filter of 1 %", vectors.MARK)):
+            times = milliseconds(lambda n: ask(n % len(corpus.queries), mark), count)  # noqa: B023
+            found = {"recall": vectors.recall(corpus, ask, mark)}
+            yield {"what": f"{name}: {about}", "chunks": size} | times | found
 
 
 # ---------------------------------------------------------------- command line
@@ -352,11 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         corpus = Corpus(collections[0], size)
         for url in options.url or ["sqlite"]:
             timed += speed(corpus, url, options.queries)
-        for peer in (chroma, lancedb) if options.peers else ():
-            try:
-                timed += peer(corpus, options.queries)
-            except CannotRun as reason:
-                print(f"{peer.__name__} cannot run: {reason}")
+        timed += peers(corpus, options.queries) if options.peers else ()
         print("\n" + table(timed))
         rows += timed
     if options.json:

@@ -85,9 +85,8 @@ def _location(kind: str) -> Iterator[str]:
 
 
 @functools.cache
-def ours(kind: str, chunks: int) -> Ask:
+def ours(kind: str, data: Corpus) -> Ask:
     """Fill a storage of a kind and return how it is asked; no answer comes from the cache."""
-    data = corpus(chunks)
     storage = UnifiedStorage(_open.enter_context(_location(kind)), embedder="none", timeout=3600)
     _open.callback(storage.sync.close)
     index = storage.sync.index
@@ -105,9 +104,8 @@ def ours(kind: str, chunks: int) -> Ask:
 
 
 @functools.cache
-def chroma(chunks: int) -> Ask:
+def chroma(data: Corpus) -> Ask:
     """Fill a collection of Chroma and return how it is asked."""
-    data = corpus(chunks)
     client = require("chromadb").PersistentClient(_open.enter_context(tempfile.TemporaryDirectory()))
     peer = client.create_collection("bench", metadata={"hnsw:space": "cosine"})
     for page in data.items():
@@ -127,9 +125,8 @@ def chroma(chunks: int) -> Ask:
 
 
 @functools.cache
-def lancedb(chunks: int) -> Ask:
+def lancedb(data: Corpus) -> Ask:
     """Fill a table of LanceDB, build its graph over it, and return how it is asked."""
-    data = corpus(chunks)
     folder = _open.enter_context(tempfile.TemporaryDirectory())
     pages = [
         {"id": item.id, "text": item.text, "vector": item.vector, **item.metadata}
@@ -150,9 +147,10 @@ def lancedb(chunks: int) -> Ask:
 # ---------------------------------------------------------------- rows
 
 
-def _compare(bench: Bench, kind: str, peer: Callable[[int], Ask], mark: int | None) -> Samples:
-    data, theirs = corpus(bench.chunks), peer(bench.chunks)
-    mine = ours(kind, bench.chunks)
+def _compare(bench: Bench, kind: str, peer: Callable[[Corpus], Ask], package: str, mark: int | None) -> Samples:
+    require(package)  # before the work of making chunks
+    data = corpus(bench.chunks)
+    theirs, mine = peer(data), ours(kind, data)
     numbers = range(len(data.queries))
     taken = bench.compare(
         calls(lambda number: mine(number, mark), numbers), calls(lambda number: theirs(number, mark), numbers), least=20
@@ -162,13 +160,13 @@ def _compare(bench: Bench, kind: str, peer: Callable[[int], Ask], mark: int | No
 
 
 def _register(kind: str) -> None:
-    for peer, name in ((chroma, "Chroma, HNSW"), (lancedb, "LanceDB, HNSW")):
+    for peer, package, name in ((chroma, "chromadb", "Chroma, HNSW"), (lancedb, "lancedb", "LanceDB, HNSW")):
         for mark, title in ((None, "search by vector"), (MARK, "the same, of 1 % of the chunks")):
             end = "" if mark is None else "-filtered"
             register = row(
                 f"vectors.{kind}-{peer.__name__}{end}", title, against=name, kind=SLOWER, target=at_most(1.0)
             )
-            register(functools.partial(_compare, kind=kind, peer=peer, mark=mark))
+            register(functools.partial(_compare, kind=kind, peer=peer, package=package, mark=mark))
 
 
 for _kind in ("sqlite",):
