@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import apsw
@@ -27,6 +28,20 @@ _json = msgspec.json.Encoder(order="sorted").encode
 def _datetime(value: datetime) -> str:
     utc = value if value.tzinfo is UTC else value.astimezone(UTC)
     return utc.isoformat("T", "microseconds")
+
+
+def _datetimes(values: list[Any]) -> list[Any]:
+    """Write datetimes in UTC as :func:`_datetime` does; msgspec does it in a sixth of the time, only shorter."""
+    return [
+        text
+        if text is None
+        else _datetime(value)
+        if text[-1] != "Z"
+        else f"{text[:19]}.000000+00:00"
+        if len(text) == 20
+        else f"{text[:-1]}+00:00"
+        for text, value in zip(msgspec.to_builtins(values), values, strict=True)
+    ]
 
 
 def compare(one: str, other: str) -> int:
@@ -48,7 +63,7 @@ RECORDS = RecordDialect(
         Kind.BOOLEAN: Columns("BOOLEAN", from_db=bool),
         Kind.DECIMAL: Columns(f"DECIMAL_TEXT COLLATE {_COLLATION}", str, Decimal),
         Kind.UUID: Columns("UUID_TEXT", str, UUID, msgspec.to_builtins),
-        Kind.DATETIME: Columns("DATETIME_TEXT", _datetime, datetime.fromisoformat),
+        Kind.DATETIME: Columns("DATETIME_TEXT", _datetime, datetime.fromisoformat, _datetimes),
         Kind.DATE: Columns("DATE_TEXT", date.isoformat, date.fromisoformat),
         Kind.TIME: Columns("TIME_TEXT", lambda value: value.isoformat(timespec="microseconds"), time.fromisoformat),
         Kind.BYTES: Columns("BLOB"),
