@@ -75,6 +75,49 @@ def test_gather_raises_the_first_error_and_leaves_nothing_running(mode: tuple[Ru
     assert finished == []
 
 
+def test_side_by_side_waits_for_all_at_once_and_shares_the_deadline(mode: tuple[Runtime, Run]) -> None:
+    """Each call waits for the others to have begun: one after another they would wait in vain."""
+    runtime, run = mode
+    begun: set[int] = set()
+    deadlines: set[float] = set()
+
+    async def meet(number: int) -> int:
+        begun.add(number)
+        deadlines.add(current_deadline(1000))
+        for _ in range(1000):
+            if len(begun) == 4:
+                return number
+            await runtime.sleep(0.01)
+        raise AssertionError("the others never began")
+
+    async def main() -> list[int]:
+        assert await runtime.side_by_side([]) == []
+        with deadline(100):
+            return await runtime.side_by_side([partial(meet, number) for number in range(4)])
+
+    assert run(main()) == [0, 1, 2, 3]
+    assert len(deadlines) == 1
+
+
+def test_side_by_side_raises_an_error_when_all_have_ended(mode: tuple[Runtime, Run]) -> None:
+    runtime, run = mode
+    ended: list[int] = []
+
+    async def end(number: int, failing: bool) -> None:
+        try:
+            await runtime.sleep(0.05 * number)
+            if failing:
+                raise LookupError(number)
+        finally:
+            ended.append(number)
+
+    for failing in ({0}, {1}, {2}, {1, 2}):
+        ended.clear()
+        with pytest.raises(LookupError):
+            run(runtime.side_by_side([partial(end, number, number in failing) for number in range(3)]))
+        assert sorted(ended) == [0, 1, 2]
+
+
 def test_a_lock_lets_one_in(mode: tuple[Runtime, Run]) -> None:
     runtime, run = mode
     lock = runtime.lock()

@@ -377,6 +377,34 @@ def test_failures_of_the_storage(
     assert "the log is away" in caplog.text
 
 
+def test_a_failure_behind_the_first_write_does_not_say_that_nothing_was_applied(
+    run: Run, storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_args: Any) -> bool:
+        raise Unavailable("away since a moment")
+
+    for face in (storage.sync, storage.aio):
+        room: Any = face.conversations
+        monkeypatch.setattr(room, "_kv", Port(room._kv, touch=broken))
+
+    async def body(s: Any) -> None:
+        chat = s.conversations
+        await chat.append("c", user("one"))  # needs no second call
+        calls: list[Callable[[], Any]] = [
+            lambda: chat.append("c", user("two"), ttl_hours=1),
+            lambda: chat.extend("c"),
+            lambda: chat.save("d", [user("three")]),
+        ]
+        for call in calls:
+            with pytest.raises(Unavailable, match="away") as caught:
+                await call()
+            assert (caught.value.applied, caught.value.retryable) == ("unknown", False)
+        assert texts(await chat.history("c")) == ["one", "two"]
+        assert texts(await chat.history("d")) == ["three"]
+
+    run(body)
+
+
 BAD_MESSAGES: list[tuple[Any, str]] = [
     ("text", "messages are a list"),
     ({"role": "user", "content": "x"}, "messages are a list"),

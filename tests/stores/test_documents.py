@@ -306,6 +306,27 @@ def test_a_batch_that_fails_midway_says_what_was_stored(
     assert check(storage) == 300
 
 
+def test_a_document_that_its_intent_will_finish_is_not_said_to_be_not_stored(
+    storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one transaction holds record and index it is undone; elsewhere it is stored, and indexed later."""
+    documents = storage.sync.documents
+    records: Any = documents._records
+
+    async def failing(*_args: Any) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(records.index, "_port", Port(records.index._port, index=failing))
+    with pytest.raises(Unavailable) as caught:
+        documents.store("an otter", {"path": "p"})
+    monkeypatch.undo()
+    together = records._unit is not None
+    assert (caught.value.applied, caught.value.retryable) == (("no", True) if together else ("unknown", False))
+    documents.recover(force=True)
+    assert check(storage) == (0 if together else 1)
+    assert (documents.get_by_path("p") is None) == together
+
+
 BAD: list[tuple[Any, Any, type[Exception]]] = [
     (b"bytes", None, UnsupportedValue),
     (None, None, UnsupportedValue),

@@ -1,12 +1,15 @@
 """What the key-value store does by itself, whatever backend is behind it; the contract covers the rest."""
 
+import asyncio
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ambidex import UnifiedStorage
-from ambidex.errors import InvalidKey, InvalidQuery
+from ambidex import UnifiedStorage, deadline
+from ambidex.errors import DeadlineExceeded, InvalidKey, InvalidQuery, Unavailable
 from ambidex.stores.kv import BlockingKeyValue, KeyValue, ttl_to_ms
 
 
@@ -100,3 +103,48 @@ def test_a_value_made_between_the_look_and_the_making_is_not_made_again(monkeypa
 
     monkeypatch.setattr(port, "get", late)
     assert kv.get_or_set("key", pytest.fail) == "made by another"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_time_that_a_factory_takes_is_the_callers_own(tmp_path: Path, mode: str) -> None:
+    storage = UnifiedStorage(f"sqlite:///{tmp_path}/a.db?durability=relaxed", timeout=1.0)
+
+    def factory() -> str:
+        time.sleep(1.2)
+        storage.sync.kv.set("inner", 1)  # a call of its own, with a deadline of its own
+        return "made"
+
+    async def aio() -> Any:
+        try:
+            return await storage.aio.kv.get_or_set("key", lambda: asyncio.to_thread(factory))
+        finally:
+            await storage.aio.close()
+
+    assert (storage.sync.kv.get_or_set("key", factory) if mode == "sync" else asyncio.run(aio())) == "made"
+    assert storage.sync.kv.get_many(["key", "inner"]) == {"key": "made", "inner": 1}
+    with deadline(0.5), pytest.raises(DeadlineExceeded):  # one that the caller has set counts everything
+        storage.sync.kv.get_or_set("other", factory)
+    storage.close()
+
+
+@pytest.mark.parametrize(("fails_at", "applied", "left"), [(1, "no", 6), (2, "unknown", 4)])
+def test_clearing_that_fails_midway_does_not_say_that_nothing_was_deleted(
+    monkeypatch: pytest.MonkeyPatch, fails_at: int, applied: str, left: int
+) -> None:
+    kv: Any = UnifiedStorage("memory://").sync.kv
+    monkeypatch.setattr("ambidex.stores.kv._MAX_PAGE", 2)
+    original, calls = kv._port.delete_many, 0
+
+    async def failing(keys: list[str]) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise Unavailable("away")
+        return int(await original(keys))
+
+    monkeypatch.setattr(kv._port, "delete_many", failing, raising=False)
+    kv.set_many(dict.fromkeys("abcdef", 1))
+    with pytest.raises(Unavailable) as caught:
+        kv.clear()
+    assert caught.value.applied == applied
+    assert kv.clear() == left

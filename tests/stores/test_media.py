@@ -114,6 +114,7 @@ def peak(folder: Path, url: str, mode: str, shape: str, size: int) -> int:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(1000 if LONG else 120)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not say how much memory peaked")
 @pytest.mark.parametrize("shape", ["file", "stream"])
 @pytest.mark.parametrize("mode", ["async", "blocking"])

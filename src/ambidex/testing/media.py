@@ -53,6 +53,20 @@ class MediaContract(Contract, needs=[Capability.KV, Capability.BLOBS]):
         assert given == {"album": "Łódź", "size": [1, 2]}
         assert await _listed(subject) == [info]
 
+    async def test_media_without_any_bytes(self, subject: Subject) -> None:
+        """An empty file is a file."""
+        urls: set[str] = set()
+        for empty in (b"", io.BytesIO(), list[bytes](), _stream()):
+            urls.add(await subject.media.store(empty, "empty"))
+        (url,) = urls
+        assert await subject.media.read(url) == b""
+        assert [piece async for piece in subject.media.stream(url)] == []
+        info = await subject.media.info(url)
+        assert info is not None
+        assert (info.size, info.sha256) == (0, hashlib.sha256().hexdigest())
+        assert await subject.media.delete(url)
+        assert await _listed(subject) == []
+
     async def test_media_from_everything_that_holds_bytes(self, subject: Subject) -> None:
         """One content gives one blob, wherever its bytes come from."""
         content = bytes(range(256)) * 30_000  # more than is buffered of a stream

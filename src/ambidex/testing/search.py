@@ -13,7 +13,7 @@ import pytest
 
 from ambidex.core.ports import Capability, IndexItem
 from ambidex.core.query import OPERATORS, matches, parse_filters
-from ambidex.errors import InvalidKey, InvalidQuery, UnsupportedValue
+from ambidex.errors import AmbidexError, InvalidKey, InvalidQuery, UnsupportedValue
 from ambidex.testing.contract import Contract, Subject
 from ambidex.testing.names import HOSTILE
 
@@ -114,6 +114,28 @@ class SearchContract(Contract, needs=[Capability.SEARCH]):
             assert ("fox" in query) == ("fox" in {hit.id for hit in hits}), query
         for query in ("", " ", "\n", "\u3000"):
             assert await subject.index.search(query) == []
+
+    async def test_search_bears_huge_queries(self, subject: Subject) -> None:
+        """A megabyte gives a right answer or a typed error: one word, the same word often, words all different."""
+        await self._fill(subject)
+        assert await subject.index.search("x" * 1_000_000) == []
+        for query in ("fox " * 250_000, "fox " + " ".join(f"w{number}" for number in range(140_000))):
+            try:
+                hits = await subject.index.search(query)
+            except AmbidexError:
+                continue
+            assert "fox" in {hit.id for hit in hits}
+        assert "fox" in {hit.id for hit in await subject.index.search("fox")}
+
+    async def test_search_by_a_vector_of_another_size_finds_words_alone(self, subject: Subject) -> None:
+        """Such a vector is nobody's neighbour, and does not keep words from being found."""
+        await subject.index.add_many([IndexItem("2d", "", "a fox", {}, [1.0, 0.0]), IndexItem("no", "", "a dog", {})])
+        for vector in ([1.0], [1.0, 0.0, 0.0], [0.5] * 2_000):
+            assert await subject.index.search("", vector=vector) == []
+            assert [hit.id for hit in await subject.index.search("fox", vector=vector)] == ["2d"]
+        await subject.index.add("2d", "a fox", vector=[0.0, 1.0, 0.0])  # it changes its size, and is found by the new
+        assert await subject.index.search("", vector=[1.0, 0.0]) == []
+        assert [hit.id for hit in await subject.index.search("", vector=[0.0, 1.0, 0.0])] == ["2d"]
 
     async def test_search_scores_are_normalised(self, subject: Subject) -> None:
         """Between 0 and 1, so that a minimum can be asked for."""
