@@ -295,6 +295,36 @@ def test_blocking_code_loses_its_lease_too(impatient: SqliteBackend) -> None:
     assert stored(impatient) == []
 
 
+def test_a_blocking_statement_without_end_loses_the_lease(impatient: SqliteBackend) -> None:
+    async def unit() -> None:
+        async with impatient.blocking.transaction():
+            await impatient.blocking.write(INSERT, ("lost",))
+            await impatient.blocking.rows(FOR_EVER)
+
+    with pytest.raises(LeaseLost):
+        drive(unit())
+    assert stored(impatient) == []
+    drive(impatient.blocking.write(INSERT, ("next",)))
+
+
+def test_blocking_transactions_of_many_threads_take_turns(sqlite: SqliteBackend) -> None:
+    async def unit() -> None:
+        async with sqlite.blocking.transaction():
+            ((most,),) = await sqlite.blocking.rows("SELECT coalesce(max(x), 0) FROM t")
+            await sqlite.blocking.write(INSERT, (most + 1,))
+
+    def work() -> None:
+        for _ in range(25):
+            drive(unit())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert stored(sqlite) == list(range(1, 101))
+
+
 def test_a_waiter_behind_a_lease_ends_at_its_own_deadline_and_is_never_applied(sqlite: SqliteBackend) -> None:
     async def impatiently() -> None:
         with deadline(0.1):
@@ -419,9 +449,12 @@ def test_an_inner_transaction_is_undone_however_often_its_task_is_cancelled(sqli
     assert stored(sqlite) == ["outer"]
 
 
-def test_ctrl_c_at_any_moment_of_a_blocking_write_leaves_the_writer_usable(sqlite: SqliteBackend) -> None:
-    """Python handles signals where a function begins and after a call of C code: interrupt at each in turn."""
-    left = interrupted = 0
+def interrupt(call: Callable[[], Awaitable[Any]], moment: int) -> tuple[bool, bool]:
+    """Drive a call and raise KeyboardInterrupt at a moment of it; return whether it was, and whether it came out.
+
+    Python handles signals where a function begins and after a call of C code.
+    """
+    left = moment
 
     def profiler(frame: Any, event: str, _arg: Any) -> None:
         nonlocal left
@@ -430,23 +463,49 @@ def test_ctrl_c_at_any_moment_of_a_blocking_write_leaves_the_writer_usable(sqlit
             if left == 0:
                 raise KeyboardInterrupt
 
-    turn = 0
+    sys.setprofile(profiler)
+    try:
+        drive(call())  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        return True, True
+    finally:
+        sys.setprofile(None)
+    return left <= 0, False
+
+
+def test_ctrl_c_at_any_moment_of_a_blocking_write_leaves_the_writer_usable(sqlite: SqliteBackend) -> None:
+    interrupted = turn = 0
     for turn in range(1, 500):
-        left = turn
-        sys.setprofile(profiler)
-        try:
-            drive(sqlite.blocking.write(INSERT, (turn,)))
-        except KeyboardInterrupt:
-            interrupted += 1
-        finally:
-            sys.setprofile(None)
+        raised, came_out = interrupt(partial(sqlite.blocking.write, INSERT, (turn,)), turn)
+        interrupted += came_out
         with deadline(5):
             drive(sqlite.blocking.write(INSERT, (f"after {turn}",)))
-        if left > 0:
+        if not raised:
             break  # it came to its end without an interruption
     assert interrupted > 20
     assert [x for x in stored(sqlite) if isinstance(x, str)] == [f"after {i}" for i in range(1, turn + 1)]
     assert turn in stored(sqlite)
+
+
+def test_ctrl_c_at_any_moment_of_a_blocking_transaction_leaves_all_of_it_or_nothing(sqlite: SqliteBackend) -> None:
+    async def unit(turn: int) -> None:
+        async with sqlite.blocking.transaction():
+            await sqlite.blocking.write(INSERT, (turn,))
+            await sqlite.blocking.script([(INSERT, (-turn,)), ("DELETE FROM t WHERE x = 'before'", ())])
+
+    interrupted = turn = 0
+    for turn in range(1, 2000, 3):
+        raised, came_out = interrupt(partial(unit, turn), turn)
+        interrupted += came_out
+        with deadline(5):
+            drive(sqlite.blocking.write(INSERT, (f"after {turn}",)))
+        if not raised:
+            break
+    assert interrupted > 20
+    found = stored(sqlite)
+    assert [x for x in found if isinstance(x, str)] == [f"after {i}" for i in range(1, turn + 1, 3)]
+    assert {x for x in found if isinstance(x, int) and x > 0} == {-x for x in found if isinstance(x, int) and x < 0}
+    assert turn in found
 
 
 def test_a_writer_that_is_never_idle_can_be_brought_to_rest_and_closed(sqlite: SqliteBackend) -> None:

@@ -18,7 +18,7 @@ from ambidex.backends.sqlite.alarm import Alarms
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.driver import SqliteLeaf
 from ambidex.backends.sqlite.errors import translate
-from ambidex.backends.sqlite.jobs import Job
+from ambidex.backends.sqlite.jobs import Job, Lease
 from ambidex.core.runtime import check_deadline, current_deadline
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class AsyncSqliteLeaf(SqliteLeaf):
     async def _open(self) -> None:
         until = current_deadline(self._db.timeout)
         await self._in_worker(lambda: self._db.ensure_open(until))
+
+    def _into(self, lease: Lease) -> Callable[[Job], object]:
+        return lease.submit
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._db.close)

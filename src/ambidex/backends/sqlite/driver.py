@@ -127,6 +127,10 @@ class SqliteLeaf(ABC):
             keep: whether it must happen although nobody may wait for it any more.
         """
 
+    @abstractmethod
+    def _into(self, lease: Lease) -> Callable[[Job], object]:
+        """Return what gives a job to a transaction."""
+
     async def open(self) -> None:
         """Create the file and its tables."""
         await self._open()
@@ -165,14 +169,14 @@ class SqliteLeaf(ABC):
 
     async def _in_lease(self, lease: Lease, sql: str, args: Args) -> list[Row]:
         """Read on the writer's connection, so that a transaction sees its own writes."""
-        return await self._run(SqlJob(sql, args, current_deadline(self._db.timeout)), lease.submit)  # type: ignore[no-any-return]
+        return await self._run(SqlJob(sql, args, current_deadline(self._db.timeout)), self._into(lease))  # type: ignore[no-any-return]
 
     async def _together_in_lease(self, lease: Lease, call: Callable[[Callable[[str, Args], list[Row]]], T]) -> T:
         def work(conn: apsw.Connection) -> T:
             return call(lambda sql, args: conn.execute(sql, args).fetchall())
 
         job = Job(work, single=True, deadline=current_deadline(self._db.timeout))
-        return await self._run(job, lease.submit)  # type: ignore[no-any-return]
+        return await self._run(job, self._into(lease))  # type: ignore[no-any-return]
 
     def _late(self, job: Job) -> AmbidexError:
         """Withdraw a job that was not told before its deadline, if that can still be, and return the error to raise."""
@@ -193,21 +197,25 @@ class SqliteLeaf(ABC):
             return
         lease = Lease(self._db.settings.lease_timeout)
         try:
-            await self._run(LeaseJob(lease, current_deadline(self._db.timeout)), self._db.writer.enqueue)
+            await self._run(LeaseJob(lease, current_deadline(self._db.timeout)))
         except BaseException:
             _abort(lease)  # it may have been granted after we stopped waiting
             raise
-        token = self._lease.set(lease)
         try:
             try:
+                self._lease.set(lease)
                 yield
             finally:
-                self._lease.reset(token)
+                self._lease.set(None)  # a token could be lost to Ctrl-C
         except BaseException:
             await self._undo(EndJob(False, time.monotonic() + self._db.timeout), lease)
             raise
         # Not the caller's deadline: a unit that has come this far should not fail half a second before its end.
-        await self._run(EndJob(True, time.monotonic() + self._db.timeout), lease.submit)
+        try:
+            await self._run(EndJob(True, time.monotonic() + self._db.timeout), self._into(lease))
+        except BaseException:
+            _abort(lease)  # Ctrl-C may have come before the end was handed over
+            raise
 
     @asynccontextmanager
     async def _savepoint(self, lease: Lease) -> AsyncIterator[None]:
@@ -239,7 +247,7 @@ class SqliteLeaf(ABC):
     async def _undo(self, job: Job, lease: Lease) -> None:
         """Undo a unit, which must happen although its caller is being cancelled; its end may have come before."""
         try:
-            await self._run(job, lease.submit, keep=True)
+            await self._run(job, self._into(lease), keep=True)
         except (Closed, LeaseLost):
             pass
 
@@ -272,6 +280,9 @@ class BlockingSqliteLeaf(SqliteLeaf):
 
     async def close(self) -> None:
         self._db.close()
+
+    def _into(self, lease: Lease) -> Callable[[Job], object]:
+        return lease.run
 
     async def row(self, sql: str, args: Args = ()) -> Row | None:
         lease = self._lease.get()
@@ -316,9 +327,7 @@ class BlockingSqliteLeaf(SqliteLeaf):
         check_deadline(job.deadline, "the write")
         if submit is None:
             lease = self._lease.get()
-            submit = db.writer.run if lease is None else lease.submit
-        if submit != db.writer.run:  # which runs the job here, or prepares to have it waited for
-            job.wait_in_thread()
+            submit = db.writer.run if lease is None else lease.run
         try:
             submit(job)
             if not job.told:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from ambidex.backends.relational.sql import Args
-from ambidex.errors import AmbidexError, DeadlineExceeded, ForkedUse
+from ambidex.errors import AmbidexError, Closed, DeadlineExceeded, ForkedUse, UsageError
 
 if TYPE_CHECKING:
     import asyncio
@@ -158,6 +158,10 @@ class SqlJob(Job):
         return conn.execute(self.sql, self.args).fetchall()
 
 
+def _nowhere(_job: Job) -> None:
+    raise Closed("the transaction was not begun")
+
+
 def _nothing(_conn: apsw.Connection) -> None: ...
 
 
@@ -206,7 +210,10 @@ def set_done(futures: Iterable[asyncio.Future[None]]) -> None:
 
 
 class Lease:
-    """A transaction's hold on the writer: its statements come in through ``inbox``.
+    """A transaction's hold on the writer.
+
+    Statements of event loops come in through ``inbox`` and run on the writer's thread, which waits there for the end. A
+    blocking caller runs its own on its own thread meanwhile: the connection belongs to whoever holds ``turn``.
 
     Args:
         seconds: how long it may last from the moment it is granted.
@@ -222,6 +229,10 @@ class Lease:
         """The savepoints that are open inside, outermost first."""
         self.thread = threading.get_ident()
         """The thread, or the thread of the loop, that asked for it."""
+        self.turn = threading.Lock()
+        self.step: Callable[[Job], object] = _nowhere
+        """Runs one statement; set when the lease is granted, called by whoever holds the turn."""
+        self._runner = 0
         self._process = os.getpid()
         self._guard = threading.Lock()
         self._ended: AmbidexError | None = None
@@ -242,12 +253,51 @@ class Lease:
             Closed: it has ended.
             ForkedUse: it belongs to the process that this one was forked from.
         """
+        with self._guard:
+            self._check()
+            self.inbox.put(job)
+
+    def run(self, job: Job) -> None:
+        """Run a statement on the calling thread. An end is then handed over, so that the writer's thread goes on.
+
+        Raises:
+            LeaseLost: as :meth:`submit`; likewise Closed and ForkedUse.
+            UsageError: this thread is inside a statement of the transaction.
+        """
+        self._check()  # a forked child may never get the turn
+        last = isinstance(job, EndJob)
+        me = threading.get_ident()
+        if self._runner == me:
+            raise UsageError("a statement of this transaction is under way in this thread: was a signal handled?")
+        try:
+            with self.turn:
+                with self._guard:
+                    self._check()
+                try:
+                    self._runner = me
+                    self.step(job)
+                except BaseException:  # Ctrl-C
+                    self.broken = UsageError("a statement of this transaction was interrupted; the whole is undone")
+                    raise
+                finally:
+                    self._runner = 0
+                    if last:
+                        self._ended = Closed("the transaction has ended")
+        finally:
+            if last:
+                try:
+                    self.inbox.put(job)
+                except BaseException:  # Ctrl-C; without it the writer's thread would wait for the time limit
+                    self.inbox.put(job)
+                    raise
+        job.told = True
+
+    def _check(self) -> None:
+        """Refuse what cannot be part of this transaction."""
         if self._process != os.getpid():
             raise ForkedUse("a transaction stays with the process that began it; this one was forked inside it")
-        with self._guard:
-            if self._ended is not None:
-                raise copy.copy(self._ended)
-            self.inbox.put(job)
+        if self._ended is not None:
+            raise copy.copy(self._ended)
 
     def end(self, reason: AmbidexError) -> None:
         """Refuse what comes from now on, and what came and was not served, for ``reason``."""

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from queue import Empty
 
@@ -91,9 +91,11 @@ class Writer:
         """Run the job here if the writer is idle, otherwise queue it."""
         try:
             with self._guard:
-                if self._owner is not None or self._claimants:
+                if self._owner is not None or self._claimants or isinstance(job, LeaseJob):
                     job.wait_in_thread()
                     self._queue.append(job)
+                    if self._owner is None and not self._claimants:
+                        self._start_thread()
                     return
                 self._owner = job
             self._commit([job])
@@ -469,6 +471,7 @@ class Writer:
             job.fail(self._translate(raised))
             self._drop_connection()
         if granted:
+            lease.step = partial(self._lease_turn, lease, self._connection())
             lease.start()
             self._lease = lease
         tell([job])
@@ -479,10 +482,11 @@ class Writer:
         except Exception as raised:
             ended = self._translate(raised)
         finally:
-            self._lease = None
-            if self._conn is not None:
-                self._roll_back(self._conn)
-            lease.end(ended)
+            with lease.turn:
+                self._lease = None
+                if self._conn is not None:
+                    self._roll_back(self._conn)
+                lease.end(ended)
 
     def _serve_lease(self, lease: Lease) -> AmbidexError | None:
         """Run the statements of a transaction as they come, up to its end; return what went wrong with the lease."""
@@ -493,16 +497,22 @@ class Writer:
             except Empty:
                 return self._lost(lease)
             try:
-                if not lease.alive():
-                    lost = self._lost(lease)
-                    job.fail(lost)
+                with lease.turn:
+                    lost = self._lease_turn(lease, conn, job)
+                if lost is not None or isinstance(job, EndJob):
                     return lost
-                if job.begin(time.monotonic()):
-                    self._lease_step(conn, lease, job)
-                if isinstance(job, EndJob):
-                    return None
             finally:
                 tell([job])
+
+    def _lease_turn(self, lease: Lease, conn: apsw.Connection, job: Job) -> LeaseLost | None:
+        """Run one statement of a transaction, on the writer's thread or the caller's; tell if its time is over."""
+        if not lease.alive():
+            lost = self._lost(lease)
+            job.fail(lost)
+            return lost
+        if job.begin(time.monotonic()):
+            self._lease_step(conn, lease, job)
+        return None
 
     def _lost(self, lease: Lease) -> LeaseLost:
         return LeaseLost(
