@@ -189,4 +189,5 @@ def chunks(bench: Bench) -> Samples:
             storage.index.add_many(items[start : start + _GROUP])
 
     samples = bench.compare(_ours("wordllama", work), _theirs(made, embed), most=1)
-    return Samples(*([seconds / _CHUNKS for seconds in side] for side in (samples.ours, samples.theirs)))
+    ours, theirs = ([seconds / _CHUNKS for seconds in side] for side in (samples.ours, samples.theirs))
+    return Samples(ours, theirs)
