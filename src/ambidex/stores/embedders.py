@@ -13,7 +13,6 @@ from typing import Any
 
 from ambidex.core.embedding import Embedder
 from ambidex.errors import ConfigurationError
-from ambidex.stores import minilm as _minilm
 from ambidex.stores import wordllama as _wordllama
 
 __all__ = ["embedder_for", "minilm", "wordllama"]
@@ -78,12 +77,13 @@ def minilm(folder: str = "") -> Embedder:
                 "torch, which is not used), or name a folder of all-MiniLM-L6-v2: embedder='minilm:/folder'"
             )
         place = os.path.join(os.path.dirname(spec.origin), "model")
+    from ambidex.stores.minilm import DIMENSION, FILES, vectors_of
+
     place = os.path.abspath(os.path.expanduser(place))
-    for name in _minilm.FILES:
+    for name in FILES:
         if not os.path.isfile(os.path.join(place, name)):
             raise ConfigurationError(f"the embedder 'minilm' needs the file {name!r}, and {place!r} has none")
-    vectors = functools.partial(_minilm.vectors_of, place)
-    return Embedder(vectors, "all-minilm-l6-v2-int8", _minilm.DIMENSION, 0.5)
+    return Embedder(functools.partial(vectors_of, place), "all-minilm-l6-v2-int8", DIMENSION, 0.5)
 
 
 @functools.cache
