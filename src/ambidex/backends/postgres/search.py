@@ -147,7 +147,7 @@ class PostgresSearch:
 
     async def query(self, namespace: str, query: SearchQuery) -> list[Hit]:
         words = query_words(query.text)
-        corpus = await self._read(namespace, words, query.filters)
+        corpus, graph = await self._read(namespace, words, query)
         by_text: dict[int, float] = {}
         if words and corpus.items:
             size = sum(len(part) for parts in corpus.postings.values() for part in parts)
@@ -157,33 +157,37 @@ class PostgresSearch:
                 by_text = await self._leaf.apart(lambda: best(words, corpus, query.depth))
         by_vector: dict[int, float] = {}
         if query.vector is not None and corpus.items and corpus.kept != b"":
-            by_vector = await self._by_vector(namespace, query, query.vector, corpus)
+            by_vector = await self._by_vector(namespace, query, query.vector, corpus, graph)
         return await self._shown(query, by_text, by_vector)
 
-    async def _read(self, namespace: str, words: dict[int, int], filters: Sequence[Condition]) -> Corpus:
+    async def _read(self, namespace: str, words: dict[int, int], query: SearchQuery) -> tuple[Corpus, Graph | None]:
+        """Read in one round trip what words are ranked by, what the filters keep, and which graph there is."""
         statements: list[Statement] = [(self._sums, (namespace,))]
         if words:
             statements.append((self._postings, (namespace, bigint_array(list(words)))))
             statements.append((self._gone, (namespace,)))
-        if filters:
-            text, bound = where(filters)
+        if query.filters:
+            text, bound = where(query.filters)
             statements.append((self._kept + text, (namespace, *bound)))
+        dimension = 0 if query.vector is None else len(query.vector)
+        statements.append(find(self._prefix, namespace, dimension))
         answers = await self._leaf.together(statements)
         items, total = answers[0][0]
         found: dict[int, list[bytes]] = {}
         for term, docs in answers[1] if words else ():
             found.setdefault(term, []).append(docs)
         gone = answers[2][0][0] if words else None
-        kept = (answers[-1][0][0] or b"") if filters else None
-        return Corpus(items, total, found, gone or b"", kept)
+        kept = (answers[-2][0][0] or b"") if query.filters else None
+        graph = Graph(answers[-1][0][0], dimension, answers[-1][0][1]) if answers[-1] else None
+        return Corpus(items, total, found, gone or b"", kept), graph
 
     async def _by_vector(
-        self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus
+        self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus, graph: Graph | None
     ) -> dict[int, float]:
         half = await self._half()
         if half is not None and self._vectors.fits(half, len(vector)):
-            graph = await self._graph(namespace, len(vector), corpus)
-            if graph is None:
+            kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
+            if graph is None or kept < _FEW or kept < _FEW_SHARE * corpus.items:
                 asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
             else:
                 text = unit_text(vector)
@@ -197,14 +201,6 @@ class PostgresSearch:
             part, so_far = rows, found
             found = await self._leaf.apart(lambda: nearest_of(vector, part, so_far, query.depth))  # noqa: B023
         return found
-
-    async def _graph(self, namespace: str, dimension: int, corpus: Corpus) -> Graph | None:
-        """Return the graph to ask; None where comparing with each is less work."""
-        kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
-        if kept < _FEW or kept < _FEW_SHARE * corpus.items:
-            return None
-        row = await self._leaf.row(*find(self._prefix, namespace, dimension))
-        return None if row is None else Graph(row[0], dimension, row[1])
 
     async def _shown(self, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float]) -> list[Hit]:
         """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next."""

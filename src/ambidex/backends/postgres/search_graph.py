@@ -21,7 +21,7 @@ GRAPHS = (
 )
 
 _LONGEST = 4_000  # what an HNSW index over halves can hold
-_MANY, _SHARE = 10_000, 0.4
+_MANY, _SHARE = 10_000, 0.2
 """A graph is built for so many vectors without one, if they are such a share of all."""
 _LOCK = 1634558310  # beside the one of search_upkeep.py
 

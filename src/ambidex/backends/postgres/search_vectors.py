@@ -101,7 +101,7 @@ class Vectors:
         ask = (_FIND, (self._table,))
         found = (await run([ask]))[0]
         if not found and time.monotonic() >= self._refused_until:
-            found = (await run([(_CREATE, ()), ask]))[-1]
+            found = (await run([TABLES_LOCK, (_CREATE, ()), ask]))[-1]
         if not found:
             self._refused_until = time.monotonic() + _AGAIN_SECONDS
             if not self._warned:

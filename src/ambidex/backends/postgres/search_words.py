@@ -17,7 +17,7 @@ import sys
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -177,41 +177,52 @@ def _plain(words: dict[int, int], corpus: Corpus, norm: float, depth: int) -> di
 def _fast(words: dict[int, int], corpus: Corpus, norm: float, depth: int) -> dict[int, float]:
     import numpy as np
 
-    sizes = [sum(map(len, parts)) // 8 for parts in corpus.postings.values()]
+    lengths = [sum(map(len, parts)) // 8 for parts in corpus.postings.values()]
     docs = np.frombuffer(b"".join(part for parts in corpus.postings.values() for part in parts), "<i8")
-    items = docs >> _SHIFT
-    first = int(items.min())
-    places, span = items - first, int(items.max()) - first + 1
-    if span > 8 * len(docs) + (1 << 20):  # the numbers of other namespaces lie between
-        numbers, places = np.unique(items, return_inverse=True)
-        span = len(numbers)
-    else:
-        numbers = np.arange(first, first + span)
-    dead = None
-    if corpus.gone:
-        dead = np.isin(numbers, np.frombuffer(corpus.gone[_HEAD:], ">i4,>i8")["f1"])
-        starts = np.cumsum([0, *sizes[:-1]])
+    places, numbers = _placed(docs >> _SHIFT)
+    dead = _flags(corpus.gone, numbers) if corpus.gone else None
+    sizes = lengths
+    if dead is not None:
+        starts = np.cumsum([0, *lengths[:-1]])
         sizes = np.add.reduceat((~dead)[places], starts, dtype=np.int64).tolist()
     weights = [_weight(words[term], corpus.items, size) for term, size in zip(corpus.postings, sizes, strict=True)]
-    lengths = [sum(map(len, parts)) // 8 for parts in corpus.postings.values()]
     counts = (docs & _MOST_COUNT).astype(np.float64)
     counts /= counts + (docs >> _COUNT_BITS & _MOST_WORDS) * norm + _K1 * (1.0 - _B)
-    scores = np.bincount(places, counts * np.repeat(weights, lengths), span)
+    scores = np.bincount(places, counts * np.repeat(weights, lengths), len(numbers))
     if dead is not None:
         scores[dead] = 0.0
     if corpus.kept is not None:
-        scores *= np.isin(numbers, np.frombuffer(corpus.kept[_HEAD:], ">i4,>i8")["f1"])
-    return _highest(numbers, scores, depth)
+        scores *= _flags(corpus.kept, numbers)
+    chosen = np.flatnonzero(scores)
+    if len(chosen) > depth:
+        some = scores[chosen]
+        chosen = chosen[some >= np.partition(some, len(some) - depth)[len(some) - depth]]
+    # Of equal scores the lowest numbers stand first, as everywhere.
+    best_first = chosen[np.lexsort((chosen, -scores[chosen]))][:depth]
+    return {
+        numbers[place]: score for place, score in zip(best_first.tolist(), scores[best_first].tolist(), strict=True)
+    }
 
 
-def _highest(found: Array, about: Array, depth: int) -> dict[int, float]:
-    """Return the highest scores above 0; of equal ones the lowest numbers."""
+def _placed(items: Array) -> tuple[Array, Sequence[int]]:
+    """Return for each item its place in a sequence of numbers, and that sequence, which rises."""
     import numpy as np
 
-    if len(about) > depth:
-        least = np.partition(about, len(about) - depth)[len(about) - depth]
-        chosen = np.flatnonzero(about >= max(least, np.nextafter(0, 1)))
+    first, last = int(items.min()), int(items.max())
+    if last - first <= 8 * len(items) + (1 << 16):
+        return items - first, range(first, last + 1)
+    numbers, places = np.unique(items, return_inverse=True)  # the numbers of other namespaces lie between
+    return places, numbers.tolist()
+
+
+def _flags(sent: bytes, numbers: Sequence[int]) -> Array:
+    """Return for each number whether it is an element of an array of bigint."""
+    import numpy as np
+
+    chosen = np.frombuffer(sent[_HEAD:], ">i4,>i8")["f1"].astype(np.int64)
+    flags = np.zeros(len(numbers), bool)
+    if isinstance(numbers, range):
+        flags[chosen[(chosen >= numbers[0]) & (chosen <= numbers[-1])] - numbers[0]] = True
     else:
-        chosen = np.flatnonzero(about > 0)
-    order = chosen[np.lexsort((found[chosen], -about[chosen]))][:depth]
-    return dict(zip(found[order].tolist(), about[order].tolist(), strict=True))
+        flags[:] = np.isin(np.array(numbers), chosen)
+    return flags
