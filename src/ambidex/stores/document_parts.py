@@ -147,13 +147,18 @@ class Draft(NamedTuple):
     tags: list[str]
     content_hash: str
     fingerprint: str
-    chunks: list[Chunk]
     indexed: bool
     size: int
     overlap: int
     packed: Stored
     """The metadata in stored form."""
+    chunks: Sequence[Chunk] = ()
+    """Made late, for they are as long as the content once more."""
     vectors: list[Sequence[float] | None] | None = None
+
+    def cut(self) -> Draft:
+        """Return it with its chunks, if it is to be indexed."""
+        return self._replace(chunks=cut(self.content, self.size, self.overlap)) if self.indexed else self
 
     def head(self, id_: str, before: Head | None, now: datetime) -> Head:
         """Return the record of this draft as a document's first version, or as the one after ``before``."""
@@ -184,7 +189,7 @@ def cut(content: str, size: int, overlap: int) -> list[Chunk]:
 
 
 def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: int, overlap: int) -> Draft:
-    """Check a document before any I/O and cut it; the caller's metadata is copied, never changed.
+    """Check a document before any I/O; the caller's metadata is copied, never changed.
 
     Raises:
         UnsupportedValue: the content is no text, or the metadata cannot be kept.
@@ -216,7 +221,6 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         tags,
         hashed,
         _fingerprint(hashed, packed),
-        cut(content, size, overlap) if index else [],
         index,
         size,
         overlap,
@@ -273,7 +277,7 @@ def tag_mark(tag: str) -> str:
 
 
 def index_items(
-    head: Head, chunks: list[Chunk], vectors: Sequence[Sequence[float] | None] | None = None
+    head: Head, chunks: Sequence[Chunk], vectors: Sequence[Sequence[float] | None] | None = None
 ) -> list[IndexItem]:
     """Return a version's entries of the index, with the vectors of its chunks if they were made before."""
     about = {key: value for key, value in head.metadata.items() if isinstance(value, _PLAIN)}

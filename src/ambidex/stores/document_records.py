@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _GROUP = 200
 _GROUP_CHARACTERS = 4_000_000  # a transaction must end within its lease
+_CUT_AT_ONCE = 20_000
 _PAGE = 500
 _ATTEMPTS = 40
 _TRANSACTIONS = 8
@@ -198,7 +199,7 @@ class Records:
                 with time_limit(self._timeout):
                     if not ids:
                         await self.recover_sometimes()
-                    ready = await self._embedded(group)
+                    ready = await self._embedded(await self._cut(group))
                     ids += await self._atomically(functools.partial(self._apply, ready))
             except AmbidexError as error:
                 if len(targets) == 1:
@@ -210,6 +211,15 @@ class Records:
                     [*ids, *[None] * (len(targets) - len(ids))],
                 ) from error
         return ids
+
+    async def _cut(self, group: list[Target]) -> list[Target]:
+        """Cut the contents, elsewhere than on an event loop where it takes a while."""
+
+        def work() -> list[Target]:
+            return [target._replace(draft=target.draft.cut()) for target in group]
+
+        short = sum(len(target.draft.content) for target in group) <= _CUT_AT_ONCE
+        return work() if short else await self._runtime.offload(work)
 
     async def _embedded(self, group: list[Target]) -> list[Target]:
         """Make the vectors of what is new before the transaction, which must not wait for a model."""

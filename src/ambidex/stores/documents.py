@@ -10,6 +10,7 @@ no entry without its document.
 from __future__ import annotations
 
 import builtins
+import functools
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
@@ -47,6 +48,7 @@ __all__ = ["BlockingDocuments", "DetectingDocuments", "Documents"]
 _PAGE = 200
 _MOST = 10_000
 _ATTEMPTS = 40
+_CHECKED, _FEW = 500, 20
 
 
 class Documents(Store):
@@ -128,19 +130,33 @@ class Documents(Store):
             PartialFailure: ``errors`` says by place which documents failed and why, ``ids`` which were stored. If one
                 of them cannot be stored at all, none is.
         """
-        drafts: builtins.list[Draft] = []
+        given = builtins.list(documents)
+        targets: builtins.list[Target] = []
         errors: dict[int, AmbidexError] = {}
-        for place, item in enumerate(documents):
+        for start in range(0, len(given), _CHECKED):
+            page = given[start : start + _CHECKED]
+            # Large batches are checked elsewhere than on an event loop.
+            check = functools.partial(self._checked, page, index_for_search)
+            made = check() if len(given) <= _FEW else await self._runtime.offload(check)
+            for place, one in enumerate(made, start):
+                if isinstance(one, AmbidexError):
+                    errors[place] = one
+                else:
+                    targets.append(Target(one))
+        if errors:
+            raise PartialFailure("nothing was stored", errors, [None] * len(given))
+        return await self._records.write(targets)
+
+    def _checked(self, items: builtins.list[Any], index: bool) -> builtins.list[Draft | AmbidexError]:
+        made: builtins.list[Draft | AmbidexError] = []
+        for item in items:
             try:
-                content, metadata = _content_of(item)
-                drafts.append(self._draft(content, metadata, index_for_search))
+                made.append(self._draft(*_content_of(item), index))
             except (ValueError, CapabilityMissing) as error:
                 if not isinstance(error, AmbidexError):
                     raise
-                errors[place] = error
-        if errors:
-            raise PartialFailure("nothing was stored", errors, [None] * (len(drafts) + len(errors)))
-        return await self._records.write([Target(one) for one in drafts])
+                made.append(error)
+        return made
 
     @operation
     @one_deadline
