@@ -38,7 +38,8 @@ T = TypeVar("T")
 Read = Callable[[str, Args], list[Row]]
 
 _RESCORED = 40
-"""How many of the nearest by whole numbers are compared once more as they were given."""
+"""How many of the nearest by whole numbers are compared once more as they were given, and how many are kept in reserve
+where words do not count, in case that some disappear meanwhile."""
 _ROUNDING = 0.01
 """Cosines in whole numbers that differ by more are in the right order."""
 
@@ -120,7 +121,8 @@ class SqliteSearch:
         by_text = view.by_text(words, chosen, query.depth) if words else {}
         by_vector: dict[int, float] = {}
         if query.vector is not None:
-            by_vector = view.by_vector(query.vector, chosen, query.depth, query.top_k)
+            kept = query.depth if words else query.top_k + _RESCORED
+            by_vector = view.by_vector(query.vector, chosen, query.depth, query.top_k, kept)
             nearest = _doubtful(by_vector, query.top_k, bool(words))
             by_vector.update(view.exactly(query.vector, read(_VECTORS, (to_json(nearest),))))
         return _show(read, query, by_text, by_vector)

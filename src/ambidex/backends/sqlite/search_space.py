@@ -114,9 +114,9 @@ class View(NamedTuple):
             best = _best(scores, depth)
             best = best[scores[best] > 0]
             found.append((part.items[best], scores[best]))
-        return _cut(found, depth)
+        return _cut(found, depth, depth)
 
-    def by_vector(self, vector: Sequence[float], chosen: Chosen, depth: int, sure: int) -> dict[int, float]:
+    def by_vector(self, vector: Sequence[float], chosen: Chosen, depth: int, sure: int, kept: int) -> dict[int, float]:
         """Return the approximate cosines of the best ``depth`` items, by number, the best first.
 
         Args:
@@ -124,6 +124,7 @@ class View(NamedTuple):
             chosen: as in :meth:`by_text`.
             depth: how many.
             sure: how many of the best must not be missed; further down one may be.
+            kept: how many of the best to return, followed by the last of ``depth``.
         """
         query = np.array(vector, np.float32)
         query /= float(np.linalg.norm(query)) or 1.0
@@ -134,7 +135,7 @@ class View(NamedTuple):
                     rows, cosines = one.nearest(query, flags, sure)
                     best = _best(cosines, depth)
                     found.append((part.items[rows[best]], cosines[best]))
-        return _cut(found, depth)
+        return _cut(found, depth, kept)
 
     @staticmethod
     def exactly(vector: Sequence[float], rows: Sequence[Row]) -> dict[int, float]:
@@ -159,12 +160,15 @@ def _best(scores: Array, depth: int) -> Array:
     return np.concatenate((above, equal))
 
 
-def _cut(found: list[tuple[Array, Array]], depth: int) -> dict[int, float]:
+def _cut(found: list[tuple[Array, Array]], depth: int, kept: int) -> dict[int, float]:
+    """Return the best ``kept`` of the best ``depth``, the best first, and the last of these, which says where 0 is."""
     if not found:
         return {}
     items = np.concatenate([items for items, _ in found])
     scores = np.concatenate([scores for _, scores in found])
     order = np.lexsort((items, -scores))[:depth]
+    if len(order) > kept + 1:
+        order = np.append(order[:kept], order[-1])
     return dict(zip(items[order].tolist(), scores[order].tolist(), strict=True))
 
 
