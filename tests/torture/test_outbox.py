@@ -129,7 +129,8 @@ SOME = ["sqlite+sqlite kv,log", "sqlite+redis kv,log", "sqlite+redis records"]
 @pytest.fixture
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
     pair, elsewhere = request.param.split(" ")
-    main, other = f"sqlite:///{tmp_path}/main.db", f"sqlite:///{tmp_path}/other.db"
+    # A machine under load may stop a process for longer than the usual lease.
+    main, other = f"sqlite:///{tmp_path}/main.db?lease_timeout=60", f"sqlite:///{tmp_path}/other.db"
     with ExitStack() as servers:
         if pair.startswith("postgres"):
             if reason := no_postgres("wheel"):
@@ -188,12 +189,12 @@ def check_whole(places: Places, told: int) -> tuple[int, int]:
 def test_a_unit_is_whole_after_kill_9(places: Places) -> None:
     """In both modes by turns; units that were left half were made whole."""
     following = left = 0
-    for number in range(rounds(2, 100)):
+    for number in range(rounds(2, 50)):
         told = killed(ASYNC if number % 2 else SYNC, places, following, pause=random.uniform(0.02, 0.2))
         following, more = check_whole(places, told)
         left += more
-    assert following > rounds(2, 100)
-    print(f"{rounds(2, 100)} rounds, {following} units, {left} of them found half and made whole")
+    assert following > rounds(2, 50)
+    print(f"{rounds(2, 50)} rounds, {following} units, {left} of them found half and made whole")
 
 
 @pytest.mark.parametrize("places", SOME, indirect=True)
