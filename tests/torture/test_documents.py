@@ -65,7 +65,7 @@ DOOMED = """
 """
 
 
-@pytest.fixture(params=["one", "split", "postgres", "redis"])
+@pytest.fixture(params=["one", "split", "postgres", "postgres and sqlite", "redis"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
     """The URL, and where the index is if that is not the same; the servers live on when a writer is killed."""
     index = f"search=sqlite:///{tmp_path}/index.db"
@@ -80,7 +80,7 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]
         if reason := postgres.unavailable("wheel"):
             pytest.skip(f"postgres: {reason}")
         with PostgresServer("wheel") as server:
-            yield [server.url, index]
+            yield [server.url] if request.param == "postgres" else [server.url, index]
 
 
 def test_killed_writers_leave_no_document_without_its_entries(places: list[str], tmp_path: Path) -> None:
