@@ -18,7 +18,6 @@ from ambidex.core.ports import Capability, Leaf
 from ambidex.core.runtime import Runtime
 from ambidex.errors import InvalidKey, TenantMismatch
 from ambidex.stores.cache import QueryCache
-from ambidex.stores.deferred import DeferringLeaf
 from ambidex.stores.undecided import undecided
 
 __all__ = ["Scope"]
@@ -70,7 +69,8 @@ class Scope:
 
     def defers(self) -> bool:
         """Tell whether what is written now waits for the commit of a transaction on another backend."""
-        return isinstance(self.leaf, DeferringLeaf) and self.leaf.defers()
+        defers = getattr(self.leaf, "defers", None)  # only a DeferringLeaf, whose module most processes never load
+        return defers is not None and defers()
 
     def check_at_once(self, port: str, what: str, hint: str = "") -> None:
         """Refuse what must see its own writes where these wait for the commit of a transaction on another backend.
