@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from ambidex import SyncStorage, UnifiedStorage
 from ambidex.core.ports import IndexItem
-from ambidex.stores.embedders import embedder_for
+from ambidex.embedders import embedder_for
 from bench.harness import PER_SECOND, SLOWER, Bench, CannotRun, Samples, Side, at_least, at_most, require, row
 
 _DOCUMENTS = 10_000

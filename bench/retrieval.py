@@ -155,7 +155,7 @@ class Corpus:
 
     def __init__(self, collection: Collection, count: int, seed: int = 7) -> None:
         numpy = require("numpy")
-        from ambidex.stores.embedders import embedder_for
+        from ambidex.embedders import embedder_for
 
         embedder = embedder_for("wordllama")
         assert embedder is not None

@@ -150,13 +150,13 @@ def test_vectors_are_made_anew_for_another_embedder(
     assert main(["ingest", str(folder)]) == 0
     assert main(["reindex"]) == 1
     assert "there is no embedder" in capsys.readouterr().err
-    monkeypatch.setattr("ambidex.stores.embedders.embedder_for", lambda _setting: Embedder(_lengths, "lengths"))
+    monkeypatch.setattr("ambidex.embedders.embedder_for", lambda _setting: Embedder(_lengths, "lengths"))
     assert main(["reindex", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["embedded"], report["last"]) == (3, "swans.md#chunk_0")
     assert main(["reindex", "--after", "geese.md#chunk_0"]) == 0
     assert capsys.readouterr().out.startswith("1 vectors made in ")
-    monkeypatch.setattr("ambidex.stores.embedders.embedder_for", lambda _setting: Embedder(_interrupted, "lengths"))
+    monkeypatch.setattr("ambidex.embedders.embedder_for", lambda _setting: Embedder(_interrupted, "lengths"))
     assert main(["reindex", "--after", "ducks.md#chunk_0"]) == 130
     assert capsys.readouterr().err == "to go on: --after ducks.md#chunk_0\ninterrupted\n"
 

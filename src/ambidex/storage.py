@@ -78,7 +78,7 @@ class _Core:
     @lazy
     def embedder(self) -> stores.Embedder | None:
         """What makes vectors of texts, or None."""
-        from ambidex.stores.embedders import embedder_for
+        from ambidex.embedders import embedder_for
 
         return embedder_for(self.settings.embedder)
 

@@ -14,8 +14,8 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.core.embedding import Embedder
 from ambidex.core.ports import IndexItem
+from ambidex.embedders import embedder_for
 from ambidex.errors import ConfigurationError, InvalidKey, InvalidQuery, UnsupportedValue
-from ambidex.stores.embedders import embedder_for
 
 WORDS = ("swan goose duck", "car lorry train", "bread butter cheese")
 

@@ -22,9 +22,9 @@ from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition, parse_filters
 from ambidex.core.runtime import one_deadline, time_limit
+from ambidex.embedders import embedder_for
 from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
 from ambidex.stores.cache import copies
-from ambidex.stores.embedders import embedder_for
 from ambidex.stores.scope import Scope
 
 __all__ = ["BlockingIndex", "DetectingIndex", "Index"]

@@ -19,13 +19,13 @@ import pytest
 
 from ambidex import UnifiedStorage
 from ambidex.cli import main
+from ambidex.embedders import embedder_for, minilm
+from ambidex.embedders.minilm import FILES, _checked, _weights, vectors_of
 from ambidex.errors import ConfigurationError, Corrupted
-from ambidex.stores import embedders, minilm
-from ambidex.stores.embedders import embedder_for
-from ambidex.stores.minilm import FILES, _checked, _weights, vectors_of
 
 np = pytest.importorskip("numpy", reason="the extra minilm is not installed")
-pytest.importorskip("onnxruntime", reason="the extra minilm is not installed")
+for _library in ("onnx", "onnxruntime"):
+    pytest.importorskip(_library, reason="the extra minilm is not installed")
 
 TEXTS = [
     "A whooper swan swims on a lowland lake.",
@@ -216,11 +216,9 @@ def test_broken_files_are_typed_errors(tmp_path: Path) -> None:
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """What is installed is looked up anew, in the test and after it."""
-    for cache in (embedders._installed, embedders.minilm):
-        cache.cache_clear()
+    minilm.embedder.cache_clear()
     yield
-    for cache in (embedders._installed, embedders.minilm):
-        cache.cache_clear()
+    minilm.embedder.cache_clear()
 
 
 @pytest.mark.parametrize(

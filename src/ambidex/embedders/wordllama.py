@@ -1,4 +1,4 @@
-"""WordLlama's vectors, made from the two files of its installed package; ``stores.embedders`` offers them by name.
+"""WordLlama's vectors, made from the two files of its installed package; ``embedder_for`` offers them by name.
 
 A text's vector is the mean of the vectors of its tokens, so that nearly all the time goes into finding the tokens. The
 tokeniser works over whole texts, but no token of its vocabulary reaches across the places where ``_PIECE`` cuts; so
@@ -16,9 +16,10 @@ import sys
 from array import array
 from typing import Any
 
+from ambidex.core.embedding import Embedder
 from ambidex.errors import ConfigurationError
 
-__all__ = ["DIMENSION", "Tokens", "vectors_of"]
+__all__ = ["DIMENSION", "Tokens", "embedder", "installed", "vectors_of"]
 
 DIMENSION = 256
 
@@ -33,6 +34,26 @@ _MOST = 50_000
 """Words that are kept, and pieces, about 200 bytes each."""
 _UNCUT = 64
 """Texts that a process embeds before it learns how to cut them, which takes 40 ms: a single query does not."""
+
+
+@functools.cache
+def installed() -> bool:
+    """Tell whether the extra ``search`` is there."""
+    return all(importlib.util.find_spec(name) is not None for name in ("numpy", "wordllama"))
+
+
+@functools.cache
+def embedder() -> Embedder:
+    """Return WordLlama's 256 dimensions of static word vectors; the model is read at the first text.
+
+    Thousands of chunks a second, and weaker than full text: it weighs 0.3.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    if not installed():
+        raise ConfigurationError("the embedder 'wordllama' is not installed: pip install 'ambidex[search]'")
+    return Embedder(vectors_of, "wordllama-l2-supercat", DIMENSION, 0.3)
 
 
 def vectors_of(texts: list[str]) -> Any:

