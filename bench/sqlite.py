@@ -268,6 +268,28 @@ def set_many(bench: Bench) -> Samples:
         return bench.compare(ours, theirs, most=1)
 
 
+@row("sqlite.transaction-sync", "a transaction of five kv.get and five kv.set", against="sqlite3", kind=SLOWER)
+def transaction_sync(bench: Bench) -> Samples:
+    with _folder() as folder, _ambidex(folder) as storage, _sqlite3(folder) as conn:
+        sync = storage.sync
+        units = [WRITES[start : start + 5] for start in range(0, len(WRITES), 5)]
+
+        def ours(unit: list[Write]) -> None:
+            with sync.transaction():
+                for key, value in unit:
+                    sync.kv.get(key)
+                    sync.kv.set(key, value)
+
+        def theirs(unit: list[Write]) -> None:
+            conn.execute("BEGIN IMMEDIATE")
+            for key, value in unit:
+                unpack(conn.execute(_GET, (key,)).fetchone()[0])
+                conn.execute(_SET, (key, pack(value)))
+            conn.execute("COMMIT")
+
+        return bench.compare(calls(ours, units), calls(theirs, units))
+
+
 # What a long read does to the loop.
 
 

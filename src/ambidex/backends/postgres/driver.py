@@ -13,10 +13,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from ambidex.backends.postgres.aio import AsyncConnection
-from ambidex.backends.postgres.batches import Lookup, Lookups, Upsert, Upserts
+from ambidex.backends.postgres.aio import AsyncConnection, AsyncPool
+from ambidex.backends.postgres.batches import Answer, Late, Lookup, Lookups, Upsert, Upserts
 from ambidex.backends.postgres.blocking import BlockingConnection, Expired, expired
 from ambidex.backends.postgres.columns import Tables, records_dialect
 from ambidex.backends.postgres.database import Database
@@ -39,6 +39,8 @@ __all__ = ["AsyncPostgresLeaf", "BlockingPostgresLeaf", "Leaf"]
 
 _log = logging.getLogger("ambidex")
 T = TypeVar("T")
+A = TypeVar("A", Lookup, Upsert)
+B = TypeVar("B")
 
 NOW = "(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 _STALE = ("0A000", "26000", "42P05")  # what was prepared on the connection no longer fits
@@ -419,13 +421,7 @@ class AsyncPostgresLeaf(Leaf):
             await self.open()
         deadline = current_deadline(db.timeout)
         check_deadline(deadline, "the call")
-        pool = db.loops.get()
-        lookups = pool.batches.get(lookup)
-        if lookups is None:
-            lookups = pool.batches[lookup] = Lookups(
-                pool, lookup, lambda s, d: self._answer(s, d, write=False), lambda: expired(db.where, write=False)
-            )
-        return await lookups.find(key, deadline)
+        return await self._batch(lookup, Lookups, write=False).find(key, deadline)
 
     async def upsert(self, upsert: Upsert, row: Args) -> None:
         db = self._db
@@ -436,15 +432,20 @@ class AsyncPostgresLeaf(Leaf):
             await self.open()
         deadline = current_deadline(db.timeout)
         check_deadline(deadline, "the call")
-        pool = db.loops.get()
-        upserts = pool.batches.get(upsert)
-        if upserts is None:
-            upserts = pool.batches[upsert] = Upserts(
-                pool, upsert, lambda s, d: self._answer(s, d, write=True), lambda: expired(db.where, write=True)
-            )
-        await upserts.put(row, deadline)
+        await self._batch(upsert, Upserts, write=True).put(row, deadline)
         if db.maintenance_due():
             self._spare(deadline)
+
+    def _batch(self, of: A, make: Callable[[AsyncPool, A, Answer, Late], B], *, write: bool) -> B:
+        """Return the batch of the running loop in which such requests travel."""
+        pool = self._db.loops.get()
+        batch = pool.batches.get(of)
+        if batch is None:
+            where = self._db.where
+            batch = pool.batches[of] = make(
+                pool, of, lambda s, d: self._answer(s, d, write=write), lambda: expired(where, write=write)
+            )
+        return cast("B", batch)
 
     async def _acquire(self, deadline: float) -> Connection:
         return await self._db.loops.get().acquire(deadline)

@@ -7,16 +7,7 @@ from ambidex.testing import BackendContract
 
 
 class TestMemory(BackendContract):
-    capabilities = frozenset(
-        {
-            Capability.KV,
-            Capability.RECORDS,
-            Capability.LOG,
-            Capability.SEARCH,
-            Capability.BLOBS,
-            Capability.TRANSACTIONS,
-        }
-    )
+    capabilities = frozenset(Capability) - {Capability.LOCKS}
 
     def make_url(self, tmp_path: Path) -> str:
         return "memory://"
