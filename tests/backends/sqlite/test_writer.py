@@ -307,6 +307,20 @@ def test_a_blocking_statement_without_end_loses_the_lease(impatient: SqliteBacke
     drive(impatient.blocking.write(INSERT, ("next",)))
 
 
+def test_a_statement_inside_a_statement_of_a_blocking_transaction_is_refused(sqlite: SqliteBackend) -> None:
+    blocking = sqlite.blocking
+
+    async def unit() -> None:
+        async with blocking.transaction():
+            await blocking.write(INSERT, ("kept",))
+            with pytest.raises(UsageError, match="under way"):
+                await blocking.change(lambda _conn: drive(blocking.write(INSERT, ("inner",))))
+            await blocking.write(INSERT, ("kept, too",))
+
+    drive(unit())
+    assert stored(sqlite) == ["kept", "kept, too"]
+
+
 def test_blocking_transactions_of_many_threads_take_turns(sqlite: SqliteBackend) -> None:
     async def unit() -> None:
         async with sqlite.blocking.transaction():
