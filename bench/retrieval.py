@@ -94,9 +94,11 @@ def judge(collection: Collection, search: Callable[[str], list[str]]) -> dict[st
 
 @contextmanager
 def opened(url: str, **options: Any) -> Iterator[UnifiedStorage]:
-    """Open a storage; ``sqlite`` is a file in a folder that goes afterwards, ``postgres`` a private server."""
+    """Open a storage; ``sqlite`` is a file in a folder that goes afterwards, ``postgresql`` a private server."""
     with tempfile.TemporaryDirectory() as folder:
-        place = f"sqlite:///{folder}/bench.db" if url == "sqlite" else served(url) if url == "postgres" else url
+        place = (
+            f"sqlite:///{folder}/bench.db" if url == "sqlite" else served("postgres") if url == "postgresql" else url
+        )
         storage = UnifiedStorage(place, **options)
         try:
             yield storage
@@ -212,7 +214,7 @@ def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
         for page in corpus.items():
             index.add_many(page, namespace="bench-speed")
         yield {"what": f"ambidex {url}: ingest", "chunks": size, "chunks/cpu-s": size / (time.process_time() - started)}
-        if url == "postgres":  # what is done beside the calls there is waited for
+        if url.startswith("postgresql"):  # what is done beside the calls there is waited for
             database = storage._core.leaf(Capability.SEARCH, True)._db  # type: ignore[attr-defined]
             database.upkeep.close()
             index.search("", vector=corpus.query_vectors[0], namespace="bench-speed")
@@ -297,7 +299,11 @@ def _cell(value: Any) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__.split("\n", 1)[0])
     parser.add_argument("collections", nargs="*", type=Path, help="folders of judged collections")
-    parser.add_argument("--url", action="append", help="a storage to measure (default: sqlite, a new file)")
+    parser.add_argument(
+        "--url",
+        action="append",
+        help="a storage to measure: sqlite (a new file, the default), postgresql (a private server) or a URL",
+    )
     parser.add_argument("--embedder", action="append", help="a name of an embedder (default: wordllama)")
     parser.add_argument("--speed", action="append", type=int, default=[], metavar="N", help="time N chunks as well")
     parser.add_argument("--queries", type=int, default=100, help="queries timed a row")

@@ -292,7 +292,12 @@ def test_vectors_by_a_graph(storage: UnifiedStorage, place: str, monkeypatch: py
         storage.sync.index.remove("3", "1600")
         items = [item for item in items if item.id not in ("3", "1600")]
         ask = search_graph.nearest(
-            f"{place.partition('schema=')[2]}.", "public", search_graph.Graph(1, 16, bound), str([1.0] * 16), None, 50
+            f"{place.partition('schema=')[2]}.",
+            "public",
+            search_graph.Graph(1, 16, bound),
+            str([1.0] * 16),
+            ("", []),
+            50,
         )
         connection.execute("ANALYZE ambidex_vectors")
         sql, args = ask[-1]

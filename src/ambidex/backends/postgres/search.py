@@ -191,7 +191,7 @@ class PostgresSearch:
                 asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
             else:
                 text = unit_text(vector)
-                asked = nearest(self._prefix, half.schema, graph, text, corpus.kept, query.depth)
+                asked = nearest(self._prefix, half.schema, graph, text, where(query.filters), query.depth)
             return dict((await self._leaf.together(asked))[-1])
         text, bound = where(query.filters)
         found: dict[int, float] = {}

@@ -8,7 +8,7 @@ fast, so one that is missing costs time and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ambidex.backends.relational.sql import Row, Statement
@@ -32,6 +32,7 @@ _SETTINGS = (
 """With conditions, the graph is read until enough of its nodes meet them. The settings end with the request."""
 
 Ask = Callable[..., list[Row]]
+Filters = tuple[str, Sequence[Any]]
 
 
 class Graph(NamedTuple):
@@ -51,7 +52,7 @@ def find(prefix: str, namespace: str, dimension: int) -> Statement:
     return sql, (namespace, dimension)
 
 
-def nearest(prefix: str, type_schema: str, graph: Graph, text: str, kept: bytes | None, depth: int) -> list[Statement]:
+def nearest(prefix: str, type_schema: str, graph: Graph, text: str, filters: Filters, depth: int) -> list[Statement]:
     """Return what finds the nearest by a graph and among the vectors behind it; the last statement has the rows.
 
     Args:
@@ -59,14 +60,17 @@ def nearest(prefix: str, type_schema: str, graph: Graph, text: str, kept: bytes 
         type_schema: where pgvector's types are.
         graph: what there is.
         text: the query's unit vector as pgvector reads it.
-        kept: the numbers of the items to look at, as an array; None: all.
+        filters: conditions on an item ``i`` as SQL, each with its AND, and the values to bind.
         depth: how many, at most 1,000.
     """
     # The numbers stand in the text, for only so does the planner see that the index fits; all are the database's own.
-    among, bound = (" AND item = ANY (?::bigint[])", [kept]) if kept is not None else ("", [])
+    conditions, bound = filters
+    among = ""
+    if conditions:  # a scalar, which is asked of each node that the graph offers and never turned into a join
+        among = f" AND (SELECT true FROM {prefix}ambidex_items i WHERE i.item = v.item{conditions})"
     half = f"half::{type_schema}.halfvec({graph.dimension})"
     distance = f"{half} OPERATOR({type_schema}.<#>) ?::{type_schema}.halfvec({graph.dimension})"
-    which = f"FROM {prefix}ambidex_vectors WHERE space = {graph.space} AND dimension = {graph.dimension}"
+    which = f"FROM {prefix}ambidex_vectors v WHERE space = {graph.space} AND dimension = {graph.dimension}"
     by_graph = (
         f"(SELECT item, {distance} AS distance {which} AND item <= {graph.bound}{among}"
         f" ORDER BY {distance} LIMIT {depth})"
