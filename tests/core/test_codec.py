@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambidex.core.codec import FORMAT, decode, encode, to_plain
+from ambidex.core.codec import FORMAT, Encoded, canonical, decode, encode, to_plain
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 from ambidex.testing.values import REFUSED, VALUES, same
 
@@ -218,3 +218,26 @@ def test_a_long_list_of_texts_is_refused_only_by_the_size_of_the_whole() -> None
     assert decode(encode(texts, 500)) == texts
     with pytest.raises(ValueTooLarge):
         encode(texts, 300)
+
+
+@pytest.mark.parametrize(
+    "value", [5, "text", None, {"a": [1, {"b": (2,)}]}, datetime(2024, 1, 1, tzinfo=UTC)], ids=repr
+)
+def test_a_stored_value_stands_inside_another(value: Any) -> None:
+    whole = {"first": 1, "inner": value, "list": [value, "x"]}
+    stored = encode({"first": 1, "inner": Encoded(encode(value)), "list": [Encoded(encode(value)), "x"]})
+    assert stored == encode(whole)
+    assert same(decode(stored), whole)
+    with pytest.raises(ValueTooLarge):
+        encode({"inner": Encoded(encode("x" * 100))}, 50)
+
+
+def test_the_canonical_form_knows_no_order_of_keys() -> None:
+    one = {"b": {"y": 1, "x": [{"q": 1, "p": datetime(2024, 1, 1, tzinfo=UTC)}]}, "a": {1, 2}, "é": 1.5}
+    other = {"é": 1.5, "a": {2, 1}, "b": {"x": [{"p": datetime(2024, 1, 1, tzinfo=UTC), "q": 1}], "y": 1}}
+    assert encode(one) != encode(other)
+    assert canonical(encode(one)) == canonical(encode(other))
+    assert decode(canonical(encode(one))) == one
+    assert canonical(encode(one)) != canonical(encode({**one, "b": {"y": 2, "x": []}}))
+    assert canonical(encode(one | {"list": [1, 2]})) != canonical(encode(one | {"list": [2, 1]}))
+    assert canonical(7) == 7

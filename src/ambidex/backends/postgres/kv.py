@@ -129,10 +129,14 @@ class PostgresKeyValue(SqlKeyValue):
         return not await self._rows(self._there, (text_array(sample),))
 
     async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
-        if any(isinstance(value, int) for _, value in items):
-            return await super().add_many(items, ttl_ms)
-        keys, values = zip(*sorted(dict(items).items()), strict=True) if items else ((), ())
-        added = {key for (key,) in await self._write(self._add_bytes, (ttl_ms, text_array(keys), bytea_array(values)))}
+        rows = sorted(dict(items).items())  # as in put_many
+        if any(isinstance(value, int) for _, value in rows):
+            made = await self._leaf.script([(self._add, (key, *_split(value), ttl_ms)) for key, value in rows])
+            added = {key for (key, _), written in zip(rows, made, strict=True) if written}
+        else:
+            keys, values = [key for key, _ in rows], [value for _, value in rows]
+            args = (ttl_ms, text_array(keys), bytea_array(values))  # type: ignore[arg-type]  # all are bytes
+            added = {key for (key,) in await self._write(self._add_bytes, args)}
         return [key in added for key, _ in items]
 
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:

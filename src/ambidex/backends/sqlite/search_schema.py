@@ -78,7 +78,7 @@ UNTRIGGERED = ("DROP TRIGGER ambidex_texts_added", "DROP TRIGGER ambidex_texts_r
 
 _TITLE = 2
 _MOST = 255
-_MOST_HASHES = 200_000
+_MOST_HASHES, _LONGEST_KEPT = 200_000, 64
 _local = threading.local()
 
 _GIVEN = "SELECT value FROM json_each(?)"
@@ -174,7 +174,9 @@ class _Hashes(dict[str, int]):
     """The hashes of the stems met lately: looking one up takes a fifth of making it anew."""
 
     def __missing__(self, stem: str) -> int:
-        made = self[stem] = _hash(stem)
+        made = _hash(stem)
+        if len(stem) <= _LONGEST_KEPT:
+            self[stem] = made
         return made
 
 
