@@ -10,7 +10,7 @@ import pytest
 from ambidex.backends.memory import MemoryBackend
 from ambidex.core.dual import drive
 from ambidex.core.ports import When
-from ambidex.core.runtime import operation_id
+from ambidex.core.runtime import deadline, operation_id
 from ambidex.errors import AmbidexError, CircuitOpen, OutcomeUnknown, Unavailable, UnsupportedValue, UsageError
 from ambidex.policies.breaker import Breaker
 from ambidex.policies.protect import PORTS, READS, Guard, protect, protect_port
@@ -47,6 +47,22 @@ def guarded(port: Flaky, entered: Any = None) -> tuple[Any, Breaker]:
 def test_reads_are_repeated() -> None:
     kv, _ = guarded(Flaky(Unavailable("a"), OutcomeUnknown("b")))
     assert drive(kv.get("k")) is None
+
+
+def test_no_pause_before_a_retry_reaches_beyond_the_callers_deadline() -> None:
+    slept: list[float] = []
+
+    class Noting(BlockingRuntime):
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+
+    flaky = Flaky(*(Unavailable("a", retry_after=1.0) for _ in range(2)))
+    kv = protect_port("kv", flaky, Guard(Retry(Noting()), Breaker(), 5.0))
+    with deadline(0.5), pytest.raises(Unavailable):
+        drive(kv.get("k"))
+    assert (flaky.calls, slept) == (1, [])
+    assert drive(kv.get("k")) is None
+    assert slept == [1.0]
 
 
 def test_writes_are_repeated_only_where_nothing_was_applied() -> None:
