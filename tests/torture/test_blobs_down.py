@@ -143,3 +143,29 @@ def test_servers_are_probed_side_by_side(
 
     run(mode, storage, body)
     storage.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_upload_whose_server_freezes_midway_ends_one_limit_later(mode: str, bucket: S3Server) -> None:
+    """A long upload may take as long as it likes; what it may not is wait for an answer that does not come."""
+    limit = 2.5
+    storage = UnifiedStorage("memory://", blobs=bucket.url, timeout=limit)
+    frozen: list[float] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(60):
+            if number == 20:
+                bucket.pause()
+                frozen.append(time.monotonic())
+            yield b"x" * 1024 * 1024
+
+    async def body(face: Any) -> None:
+        try:
+            _, outcome = await clocked(mode, lambda: face.media.store(pieces(), "large"))
+        finally:
+            bucket.resume()
+        assert isinstance(outcome, AmbidexError), outcome
+        assert time.monotonic() - frozen[0] < limit + GRACE
+
+    run(mode, storage, body)
+    storage.close()
