@@ -169,3 +169,25 @@ def test_an_upload_whose_server_freezes_midway_ends_one_limit_later(mode: str, b
 
     run(mode, storage, body)
     storage.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_connecting_to_frozen_servers_takes_one_deadline_together(
+    mode: str, servers: dict[str, Server], tmp_path: Path
+) -> None:
+    places = {name: server.url for name, server in servers.items()}
+    storage = UnifiedStorage(f"sqlite:///{tmp_path}/main.db", timeout=1.5, **places)  # type: ignore[arg-type]
+
+    async def body(face: Any) -> None:
+        for server in servers.values():
+            server.pause()
+        try:
+            seconds, outcome = await clocked(mode, face.initialize)
+        finally:
+            for server in servers.values():
+                server.resume()
+        assert isinstance(outcome, AmbidexError), outcome
+        assert seconds < 1.5 + GRACE
+
+    run(mode, storage, body)
+    storage.close()
