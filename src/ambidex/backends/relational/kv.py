@@ -58,6 +58,7 @@ class SqlKeyValue:
             f"INSERT INTO {table} (key, {columns}, version) VALUES (?, {marks}, {version}) {self._on_conflict}"
         )
         self._add = f"{self._put} WHERE {gone} RETURNING version"
+        self._add_many = self._add.replace("RETURNING version", "RETURNING key")
         self._replace = (
             f"UPDATE {table} SET {given}, version = version + 1, expires = {now} + ?"
             f" WHERE key = ? AND {live} RETURNING version"
@@ -105,8 +106,9 @@ class SqlKeyValue:
             await self._leaf.write_many(self._put, [(key, value, ttl_ms) for key, value in items])
 
     async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
-        added = await self._leaf.script([(self._add, (key, value, ttl_ms)) for key, value in items])
-        return list(map(bool, added))
+        rows = await self._leaf.write_many(self._add_many, [(key, value, ttl_ms) for key, value in items])
+        added = {key for (key,) in rows}
+        return [key in added for key, _ in items]
 
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         if version == 0:
