@@ -176,8 +176,9 @@ class Leaf(ABC):
     async def write(self, sql: str, args: Args = ()) -> list[Row]:
         return (await self._request(((sql, args),), write=True))[0]
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> None:
-        await self._request([(sql, args) for args in rows], write=True)
+    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
+        answers = await self._request([(sql, args) for args in rows], write=True)
+        return [row for answer in answers for row in answer]
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self._request(statements, write=True)

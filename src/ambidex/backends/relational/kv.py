@@ -8,6 +8,7 @@ again never shows an old version.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from ambidex.backends.relational.sql import Dialect, SqlLeaf
 from ambidex.core.codec import Stored
@@ -58,6 +59,7 @@ class SqlKeyValue:
             f"INSERT INTO {table} (key, {columns}, version) VALUES (?, {marks}, {version}) {self._on_conflict}"
         )
         self._add = f"{self._put} WHERE {gone} RETURNING version"
+        self._add_for_ever = f"{self._put_for_ever} WHERE {gone} RETURNING key"
         self._replace = (
             f"UPDATE {table} SET {given}, version = version + 1, expires = {now} + ?"
             f" WHERE key = ? AND {live} RETURNING version"
@@ -105,8 +107,14 @@ class SqlKeyValue:
             await self._leaf.write_many(self._put, [(key, value, ttl_ms) for key, value in items])
 
     async def add_many(self, items: Sequence[Put], ttl_ms: int | None) -> list[bool]:
-        added = await self._leaf.script([(self._add, (key, value, ttl_ms)) for key, value in items])
-        return list(map(bool, added))
+        # In the order of the keys: names that are hashes are spread over the whole tree.
+        given = sorted(items, key=itemgetter(0))
+        if ttl_ms is None:
+            added = {key for (key,) in await self._leaf.write_many(self._add_for_ever, given)}
+        else:
+            rows = await self._leaf.script([(self._add, (key, value, ttl_ms)) for key, value in given])
+            added = {key for (key, _), row in zip(given, rows, strict=True) if row}
+        return [key in added for key, _ in items]
 
     async def swap(self, key: str, value: Stored, version: int, ttl_ms: int | None) -> int | None:
         if version == 0:

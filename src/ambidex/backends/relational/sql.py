@@ -59,8 +59,8 @@ class SqlLeaf(Protocol):
         """Run one statement that changes data, atomically and durably; returns its RETURNING rows."""
         ...
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> None:
-        """Run one statement for each row of arguments, all or none."""
+    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
+        """Run one statement for each row of arguments, all or none; returns the rows of all together."""
         ...
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:

@@ -143,8 +143,8 @@ class SqliteLeaf(ABC):
         # no coroutine of its own: each that a task waits in costs a tenth of what the event loop does for a write
         return self._run(SqlJob(sql, args, current_deadline(self._db.timeout)))
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> None:
-        await self.change(lambda conn: conn.executemany(sql, rows).fetchall())
+    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
+        return await self.change(lambda conn: conn.executemany(sql, rows).fetchall())  # type: ignore[no-any-return]
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return await self.change(_all_of(statements))  # type: ignore[no-any-return]
