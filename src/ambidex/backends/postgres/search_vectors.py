@@ -134,8 +134,8 @@ class Vectors:
         ]
         # Apart and first, so that no writer who is under way holds it and meets what is made; and because only after
         # the lock of a table does this session see what others have made.
-        held = f"LOCK TABLE {self._texts} IN SHARE ROW EXCLUSIVE MODE"
-        await run([TABLES_LOCK, (do("true", [held]), ()), (do(f"to_regclass('{table}') IS NULL", made), ())])
+        held = [TABLES_LOCK, (do("true", [f"LOCK TABLE {self._texts} IN SHARE ROW EXCLUSIVE MODE"]), ())]
+        await run([*held, (do(f"to_regclass('{table}') IS NULL", made), ())])
         last = 0
         select = (
             f"SELECT i.space, t.item, t.vector FROM {self._texts} t JOIN {self._items} i ON i.item = t.item"
@@ -145,14 +145,15 @@ class Vectors:
         insert = (
             f"INSERT INTO {self._table} SELECT item, space, dimension, half"
             f" FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::{half.schema}.halfvec[])"
-            f" AS given (space, dimension, item, half) JOIN {self._texts} t USING (item) FOR KEY SHARE OF t"
+            f" AS given (space, dimension, item, half) JOIN {self._texts} t USING (item)"
             " ON CONFLICT DO NOTHING"
         )
         while rows := (await run([(select, (last,))]))[0]:
             vectors = [array("f", row[2]) for row in rows]
             spaces, items = [row[0] for row in rows], [row[1] for row in rows]
             sizes = bigint_array(list(map(len, vectors)))
-            await run([(insert, (bigint_array(spaces), sizes, bigint_array(items), half.array(vectors)))])
+            # Under the same lock, so that no text is deleted between the look at it and its vector.
+            await run([*held, (insert, (bigint_array(spaces), sizes, bigint_array(items), half.array(vectors)))])
             last = items[-1]
 
     @property
