@@ -381,7 +381,6 @@ def test_without_pgvector_words_and_vectors_are_found(
     if has_vectors(postgres_server.url + "?schema=public"):
         with psycopg.connect(root, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION vector")
-        storage.close()  # what was known is asked anew
         storage.sync.index.remove("5")
         assert recall(storage, items[:5] + items[6:]) == 1.0
         with psycopg.connect(root, options="-c search_path=own") as connection:
