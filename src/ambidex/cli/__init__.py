@@ -1,0 +1,13 @@
+"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, reindex, search and chat.
+
+The entry point ``ambidex`` calls :func:`main`. The modules are named for what their commands are about; ``app.py`` puts
+them together, ``places.py`` and ``output.py`` hold what they share. The invariant: importing this package loads no
+third-party package; results go to standard output and everything else to standard error, so that output can be piped;
+what a user can cause ends in one line and exit code 1, wrong usage in exit code 2.
+"""
+
+from __future__ import annotations
+
+from ambidex.cli.app import main
+
+__all__ = ["main"]
