@@ -216,7 +216,8 @@ def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
         yield {"what": f"ambidex {url}: ingest", "chunks": size, "chunks/cpu-s": size / (time.process_time() - started)}
         if url.startswith("postgresql"):  # what is done beside the calls there is waited for
             database = storage._core.leaf(Capability.SEARCH, True)._db  # type: ignore[attr-defined]
-            database.upkeep.close()
+            if (thread := database.upkeep._thread) is not None:
+                thread.join()
             index.search("", vector=corpus.query_vectors[0], namespace="bench-speed")
             database.upkeep.look_after(index._space("bench-speed"))
         started = time.perf_counter()
