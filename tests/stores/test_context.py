@@ -71,8 +71,8 @@ def test_a_failure_gives_the_empty_result_and_a_line(
         if part == "search":
             monkeypatch.setattr(face._index, "_port", Port(face._index._port, query=broken))
         else:
-            room = face._conversations
-            monkeypatch.setattr(room, "_log", Port(room._log, tail=broken))
+            streams = face._conversations._streams
+            monkeypatch.setattr(streams, "log", Port(streams.log, tail=broken))
 
     async def body(s: Any) -> None:
         await s.store_document("zebra")

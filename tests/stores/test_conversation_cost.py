@@ -1,6 +1,6 @@
 """What a turn (append and window) costs inside a backend does not grow with the conversation: steps, rows and bytes.
 
-What it asks of a port is counted in test_conversations; memory, where that is all, is not here.
+What it asks of a port is counted in test_conversation_windows; memory, where that is all, is not here.
 """
 
 from __future__ import annotations

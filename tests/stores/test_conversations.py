@@ -1,4 +1,4 @@
-"""Conversations: saves, appends, windows, previous conversations, forks, failures; in both modes on every placing."""
+"""Conversations: saves, appends, forks, metadata, refusals, failures; in both modes on every placing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,10 @@ from typing import Any
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.core.dual import drive
 from ambidex.core.ports import Event
 from ambidex.errors import InvalidKey, InvalidQuery, NotFound, Unavailable, UnsupportedValue, ValueTooLarge
+from tests.stores.chat_messages import SYSTEM, texts, user
 from tests.stores.conftest import Port, Run
-
-
-def user(text: str, **more: Any) -> dict[str, Any]:
-    return {"role": "user", "content": text, **more}
-
-
-def texts(messages: list[dict[str, Any]] | None) -> list[str]:
-    return [message["content"] for message in messages or []]
-
-
-SYSTEM = {"role": "system", "content": "be kind"}
 
 
 def test_what_was_saved_comes_back_whole(run: Run) -> None:
@@ -43,52 +32,6 @@ def test_what_was_saved_comes_back_whole(run: Run) -> None:
     run(body)
 
 
-def test_the_window_is_the_system_prompt_and_the_last_twenty(run: Run) -> None:
-    async def body(s: Any) -> None:
-        await s.save_conversation("c", [SYSTEM, *(user(str(n)) for n in range(30))])
-        assert texts(await s.get_conversation("c")) == ["be kind", *map(str, range(10, 30))]
-        for n in range(30, 100):
-            await s.conversations.append("c", user(str(n)))
-        assert texts(await s.get_conversation("c")) == ["be kind", *map(str, range(80, 100))]
-        assert texts(await s.conversations.window("c", last=2)) == ["be kind", "98", "99"]
-        assert texts(await s.conversations.window("c", last=1000)) == ["be kind", *map(str, range(100))]
-        assert texts(await s.conversations.history("c")) == ["be kind", *map(str, range(100))]
-
-    run(body)
-
-
-def test_the_window_of_a_conversation_that_was_only_appended_to(run: Run) -> None:
-    async def body(s: Any) -> None:
-        assert await s.conversations.append("c", SYSTEM, {"role": "system", "content": "be short"}) == 2
-        for n in range(25):
-            await s.conversations.append("c", user(str(n)))
-        assert texts(await s.get_conversation("c")) == ["be kind", "be short", *map(str, range(5, 25))]
-
-    run(body)
-
-
-@pytest.mark.parametrize("size", [1, 2, 19, 20, 21, 22])
-def test_no_message_comes_twice_at_the_edge_of_the_window(run: Run, size: Any) -> None:
-    async def body(s: Any) -> None:
-        await s.save_conversation("c", [SYSTEM, *(user(str(n)) for n in range(size))])
-        assert texts(await s.get_conversation("c")) == ["be kind", *map(str, range(max(0, size - 20), size))]
-
-    run(body)
-
-
-def test_the_window_by_tokens_keeps_the_newest_and_counts_the_prompt(run: Run) -> None:
-    async def body(s: Any) -> None:
-        await s.save_conversation("c", [SYSTEM, *(user("x" * 40) for _ in range(200))])  # the prompt takes 2, others 10
-        assert len(await s.conversations.window("c", last=500, tokens=52)) == 6
-        assert len(await s.conversations.window("c", last=500, tokens=51)) == 5
-        assert len(await s.conversations.window("c", last=3, tokens=1000)) == 4
-        assert len(await s.conversations.window("c", last=500, tokens=1000)) == 100
-        words = s.conversations.with_tokeniser(lambda text: len(text.split()))
-        assert len(await words.window("c", last=500, tokens=52)) == 51
-
-    run(body)
-
-
 def test_a_save_replaces_what_was_there(run: Run) -> None:
     async def body(s: Any) -> None:
         for turn in range(5):
@@ -100,14 +43,6 @@ def test_a_save_replaces_what_was_there(run: Run) -> None:
         assert await s.get_conversation("c") == []
 
     run(body)
-
-
-def test_many_saves_do_not_pile_up(storage: UnifiedStorage) -> None:
-    chat = storage.sync.conversations
-    for turn in range(60):
-        chat.save("c", [user(f"{turn}-{n}") for n in range(100)])
-    assert drive(chat._log.length(chat._now + "c")) < 60 * 101 / 2
-    assert texts(chat.history("c")) == [f"59-{n}" for n in range(100)]
 
 
 def test_the_time_to_live_is_kept_extended_and_ends_everything(run: Run, storage: UnifiedStorage) -> None:
@@ -146,97 +81,6 @@ async def _gone(call: Any) -> None:
         else:
             threading.Event().wait(0.05)
     raise AssertionError("it never expired")
-
-
-def test_reset_and_restore_change_places(run: Run) -> None:
-    async def body(s: Any) -> None:
-        chat = s.conversations
-        assert not await chat.reset("c")
-        assert not await chat.restore("c")
-        await chat.save("c", [SYSTEM, user("old")])
-        await chat.append("c", user("older"))
-        assert await chat.reset("c")
-        assert await chat.get("c") == []
-        assert not (await chat.statistics("c"))["messages"]
-        await chat.append("c", user("new"))
-        assert texts(await chat.history("c")) == ["new"]
-        assert await chat.restore("c")
-        assert texts(await chat.get("c")) == ["be kind", "old", "older"]
-        assert await chat.restore("c")
-        assert texts(await chat.get("c")) == ["new"]
-        assert await chat.restore("c")
-        assert texts(await chat.history("c")) == ["be kind", "old", "older"]
-
-    run(body)
-
-
-def test_a_save_keeps_the_previous_conversation(run: Run) -> None:
-    async def body(s: Any) -> None:
-        chat = s.conversations
-        await chat.save("c", [user("first")])
-        await chat.reset("c")
-        for n in range(3):
-            await chat.save("c", [user(str(n))])
-        await chat.restore("c")
-        assert texts(await chat.history("c")) == ["first"]
-
-    run(body)
-
-
-def test_resetting_an_empty_conversation_keeps_the_previous_one(run: Run) -> None:
-    async def body(s: Any) -> None:
-        chat = s.conversations
-        await chat.save("c", [user("first")])
-        await chat.reset("c")
-        await chat.reset("c")
-        assert await chat.restore("c")
-        assert texts(await chat.history("c")) == ["first"]
-
-    run(body)
-
-
-def test_a_reset_that_was_interrupted_is_finished_by_the_next_operation(
-    storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chat = storage.sync.conversations
-    chat.save("c", [user("precious")])
-    append = chat._log.append
-
-    async def dying(stream: str, entries: Any, ttl_ms: int | None) -> list[int]:
-        if stream.startswith(chat._previous):
-            raise Unavailable("killed here")
-        return await append(stream, entries, ttl_ms)
-
-    monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
-    with pytest.raises(Unavailable):
-        chat.reset("c")
-    monkeypatch.undo()
-    chat.append("c", user("new"))
-    assert texts(chat.history("c")) == ["new"]
-    assert chat.restore("c")
-    assert texts(chat.history("c")) == ["precious"]
-    assert chat.restore("c")
-    assert texts(chat.history("c")) == ["new"]
-
-
-def test_a_save_that_was_interrupted_leaves_the_old_conversation(
-    storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chat = storage.sync.conversations
-    chat.save("c", [SYSTEM, *(user(str(n)) for n in range(40))])
-
-    async def dying(stream: str, entries: Any, ttl_ms: int | None) -> list[int]:
-        raise Unavailable("killed here")
-
-    for _ in range(2):
-        monkeypatch.setattr(chat, "_log", Port(chat._log, append=dying))
-        with pytest.raises(Unavailable):
-            chat.save("c", [user("lost")])
-        monkeypatch.undo()
-        assert texts(chat.get("c")) == ["be kind", *map(str, range(20, 40))]
-        assert len(chat.history("c")) == 41
-    chat.append("c", user("40"))
-    assert texts(chat.get("c")) == ["be kind", *map(str, range(21, 41))]
 
 
 def test_fork_copies_up_to_a_message(run: Run) -> None:
@@ -361,8 +205,8 @@ def test_failures_of_the_storage(
         raise Unavailable("the log is away")
 
     for face in (storage.sync, storage.aio):
-        room = face._conversations
-        monkeypatch.setattr(room, "_log", Port(room._log, append=broken, tail=broken, range=broken))
+        streams = face._conversations._streams
+        monkeypatch.setattr(streams, "log", Port(streams.log, append=broken, tail=broken, range=broken))
 
     async def body(s: Any) -> None:
         with pytest.raises(Unavailable):
@@ -384,8 +228,8 @@ def test_a_failure_behind_the_first_write_does_not_say_that_nothing_was_applied(
         raise Unavailable("away since a moment")
 
     for face in (storage.sync, storage.aio):
-        room: Any = face.conversations
-        monkeypatch.setattr(room, "_kv", Port(room._kv, touch=broken))
+        streams: Any = face.conversations._streams
+        monkeypatch.setattr(streams, "kv", Port(streams.kv, touch=broken))
 
     async def body(s: Any) -> None:
         chat = s.conversations
@@ -460,156 +304,6 @@ def test_a_long_message_comes_back(run: Run) -> None:
         long = "schöner Text 🙂 " * 70_000
         await s.save_conversation("c", [user(long), {"role": "assistant", "content": long}])
         assert texts(await s.get_conversation("c")) == [long, long]
-
-    run(body)
-
-
-def test_concurrent_appends_and_saves_lose_nothing(storage: UnifiedStorage) -> None:
-    """Threads and tasks append while others save: after the last save, what was appended behind it is all there."""
-    chat = storage.sync.conversations
-    chat.save("c", [SYSTEM])
-    writers, each = 6, 40
-
-    def append(who: str) -> None:
-        for n in range(each):
-            chat.append("c", user(f"{who}-{n}"), user(f"{who}-{n}b"))
-
-    async def tasks() -> None:
-        async def one(who: str) -> None:
-            for n in range(each):
-                await storage.aio.conversations.append("c", user(f"{who}-{n}"), user(f"{who}-{n}b"))
-
-        await asyncio.gather(*(one(f"task{n}") for n in range(writers)))
-
-    threads = [threading.Thread(target=append, args=(f"thread{n}",)) for n in range(writers)]
-    threads.append(threading.Thread(target=lambda: asyncio.run(tasks())))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = texts(chat.history("c"))
-    assert found[0] == "be kind"
-    assert len(found) == 1 + 2 * 2 * writers * each
-    for who in [f"{kind}{n}" for kind in ("thread", "task") for n in range(writers)]:
-        mine = [text for text in found if text.startswith(f"{who}-")]
-        assert mine == [f"{who}-{n}{half}" for n in range(each) for half in ("", "b")]
-    for place in range(1, len(found), 2):
-        assert found[place + 1] == found[place] + "b"
-
-
-def test_a_save_among_appenders_is_whole_and_loses_only_what_came_before_it(storage: UnifiedStorage) -> None:
-    chat = storage.sync.conversations
-    stop = threading.Event()
-    done: list[int] = []
-
-    def append(who: int) -> None:
-        n = 0
-        while not stop.is_set():
-            chat.append("c", user(f"{who}-{n}"))
-            n += 1
-            stop.wait(0.001)  # let the saves come through
-        done.append(n)
-
-    threads = [threading.Thread(target=append, args=(who,)) for who in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        for turn in range(30):
-            chat.save("c", [{"role": "system", "content": f"turn {turn}"}, user("a"), user("b")])
-            window = chat.get("c")
-            assert window is not None
-            assert window[0]["content"] == f"turn {turn}"
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    found = texts(chat.history("c"))
-    assert found[:3] == ["turn 29", "a", "b"]
-    for who in range(4):
-        mine = [int(text.split("-")[1]) for text in found[3:] if text.startswith(f"{who}-")]
-        assert mine == [mine[0] + n for n in range(len(mine))]
-    assert len(done) == 4
-
-
-def test_concurrent_saves_end_with_one_of_them_whole(storage: UnifiedStorage) -> None:
-    def save(who: int) -> None:
-        for n in range(10):
-            storage.sync.conversations.save("c", [{"role": "system", "content": f"{who}"}, *[user(f"{who}-{n}")] * 30])
-
-    threads = [threading.Thread(target=save, args=(who,)) for who in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = texts(storage.sync.conversations.history("c"))
-    assert len(found) == 31
-    assert len(set(found[1:])) == 1
-    assert texts(storage.sync.conversations.get("c")) == [found[0], *found[-20:]]
-    assert found[1].startswith(f"{found[0]}-")
-
-
-class Counted:
-    """A port that notes each call with the size of what it is given and gives."""
-
-    def __init__(self, port: Any, calls: list[tuple[str, int, int]]) -> None:
-        self._port, self._calls = port, calls
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._port, name)
-
-        async def noted(*args: Any) -> Any:
-            result = await method(*args)
-            given = sum(len(arg) for arg in args if isinstance(arg, list))
-            self._calls.append((name, given, len(result) if isinstance(result, list) else 1))
-            return result
-
-        return noted
-
-
-def test_what_a_turn_asks_of_the_backend_does_not_grow_with_the_conversation(
-    storage: UnifiedStorage, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The calls of the ports, what goes in and what comes out, are those of a tenth as long a conversation."""
-    calls: list[tuple[str, int, int]] = []
-    for face in (storage.sync, storage.aio):
-        room: Any = face.conversations
-        monkeypatch.setattr(room, "_kv", Counted(room._kv, calls))
-        monkeypatch.setattr(room, "_log", Counted(room._log, calls))
-
-    async def turn(chat: Any, name: str) -> list[list[tuple[str, int, int]]]:
-        seen: list[list[tuple[str, int, int]]] = []
-        steps: list[Callable[[], Any]] = [
-            lambda: chat.append(name, user("more")),
-            lambda: chat.append(name, user("more"), ttl_hours=1),
-            lambda: chat.get(name),
-            lambda: chat.window(name, last=50, tokens=60),
-            lambda: chat.exists(name),
-        ]
-        for step in steps:
-            calls.clear()
-            await step()
-            seen.append(list(calls))
-        return seen
-
-    async def body(s: Any) -> None:
-        chat, costs = s.conversations, {}
-        for way in ("saved", "appended"):
-            for size in (100, 1000):
-                name = f"{way} {size}"
-                messages = [SYSTEM, *(user(f"message {n:4}") for n in range(size - 1))]
-                if way == "saved":
-                    await chat.save(name, messages)
-                else:
-                    for start in range(0, size, 50):
-                        await chat.append(name, *messages[start : start + 50])
-                costs[way, size] = await turn(chat, name)
-        for way in ("saved", "appended"):
-            assert costs[way, 1000] == costs[way, 100]
-            assert all(len(step) <= 5 and sum(out for _, _, out in step) < 100 for step in costs[way, 1000])
-            assert costs[way, 1000][0] == [("append", 1, 1)]
-        calls.clear()
-        assert len(await chat.history("saved 1000")) == 1002  # control: what reads it all shows in this count
-        assert sum(out for _, _, out in calls) > 1000
 
     run(body)
 
