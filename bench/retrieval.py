@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ambidex import UnifiedStorage
-from ambidex.core.ports import Capability, IndexItem
+from ambidex.core.ports import IndexItem
 from bench.harness import CannotRun, require
+from bench.services import settle
 from bench.services import url as served
 
 Ranking = Mapping[str, float]
@@ -214,12 +215,7 @@ def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
         for page in corpus.items():
             index.add_many(page, namespace="bench-speed")
         yield {"what": f"ambidex {url}: ingest", "chunks": size, "chunks/cpu-s": size / (time.process_time() - started)}
-        if url.startswith("postgresql"):  # what is done beside the calls there is waited for
-            database = storage._core.leaf(Capability.SEARCH, True)._db  # type: ignore[attr-defined]
-            if (thread := database.upkeep._thread) is not None:
-                thread.join()
-            index.search("", vector=corpus.query_vectors[0], namespace="bench-speed")
-            database.upkeep.look_after(index._space("bench-speed"))
+        settle(storage, "bench-speed", corpus.query_vectors[0])
         started = time.perf_counter()
         index.search("first", namespace="bench-speed")
         yield {

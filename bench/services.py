@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ambidex import UnifiedStorage
+from ambidex.core.ports import Capability
 from ambidex.errors import ConfigurationError
 from bench.data import KEYS, document
 from bench.harness import CannotRun, require
 
-__all__ = ["storage", "url"]
+__all__ = ["settle", "storage", "url"]
 
 
 @functools.cache
@@ -56,3 +58,21 @@ def storage(kind: str) -> Iterator[UnifiedStorage]:
         yield opened
     finally:
         opened.sync.close()
+
+
+def settle(storage: UnifiedStorage, namespace: str, vector: Any) -> None:
+    """Wait until what PostgreSQL does for a namespace of the index beside the calls is done; nothing elsewhere.
+
+    Args:
+        storage: what holds it.
+        namespace: of the index.
+        vector: one to ask with, which shows what there is to be done.
+    """
+    if storage.settings.overrides.get("search", storage.settings.url).backend != "postgres":
+        return
+    index = storage.sync.index
+    database = storage._core.leaf(Capability.SEARCH, True)._db  # type: ignore[attr-defined]
+    if (thread := database.upkeep._thread) is not None:
+        thread.join()
+    index.search("", vector=vector, namespace=namespace)
+    database.upkeep.look_after(index._space(namespace))

@@ -20,7 +20,7 @@ from ambidex import UnifiedStorage
 from ambidex.core.ports import IndexItem
 from bench.harness import SLOWER, Bench, Samples, at_most, calls, require, row
 from bench.retrieval import Collection, Corpus
-from bench.services import url
+from bench.services import settle, url
 
 Ask = Callable[[int, int | None], list[str]]
 """Returns the ids found for the query of a number, if need be only with a mark."""
@@ -93,6 +93,7 @@ def ours(kind: str, data: Corpus) -> Ask:
     index.reset(namespace=_NAMESPACE)
     for page in data.items():
         index.add_many(page, namespace=_NAMESPACE)
+    settle(storage, _NAMESPACE, data.query_vectors[0])
 
     def ask(number: int, mark: int | None) -> list[str]:
         storage.sync.invalidate_cache()
@@ -169,5 +170,5 @@ def _register(kind: str) -> None:
             register(functools.partial(_compare, kind=kind, peer=peer, package=package, mark=mark))
 
 
-for _kind in ("sqlite",):
+for _kind in ("sqlite", "postgres"):
     _register(_kind)
