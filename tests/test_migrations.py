@@ -67,6 +67,7 @@ def test_alembic_finds_nothing_to_do_on_postgresql(postgres_server: Service) -> 
     url, make = postgres_server.url, model("dataclass")
     engine_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     with UnifiedStorage(url, pool_size=2, max_overflow=1) as storage:
+        storage.index.add("a", "text", vector=[0.6, 0.8], namespace="migrations")  # its tables are none of Alembic's
         storage.tenant("migrations").repository(make).create(make(price=Decimal("1.5"), anything=1e16))
         found = storage.tenant("migrations").repository(make).list()
         assert [type(thing.anything) for thing in found] == [float]

@@ -81,7 +81,7 @@ def metadata(*models: type[Any], into: sa.MetaData | None = None) -> sa.MetaData
     Raises:
         ConfigurationError: a class is no model, or has a field that cannot be kept.
     """
-    _teach_sqlite()
+    _teach()
     found = sa.MetaData() if into is None else into
     for model in models:
         _table(model, found)
@@ -127,14 +127,20 @@ def prepare(connection: Connection) -> None:
 
 
 @functools.cache
-def _teach_sqlite() -> None:
-    """Let SQLAlchemy's reflection tell the kinds apart, which SQLite itself keeps as text."""
+def _teach() -> None:
+    """Let SQLAlchemy's reflection know the types of our columns.
+
+    SQLite itself keeps the kinds of records as text. Of PostgreSQL's types it does not know the one of the index's
+    vectors, and would warn of a table that is none of the application's.
+    """
+    from sqlalchemy.dialects.postgresql.base import PGDialect
     from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
-    for columns in _columns("sqlite").columns.values():
-        name = columns.declared
-        if name not in SQLiteDialect.ischema_names:
-            SQLiteDialect.ischema_names[name] = type(name, (_Declared,), {"__init__": _init(name)})
+    names = [columns.declared for columns in _columns("sqlite").columns.values()]
+    for known, wanted in ((SQLiteDialect.ischema_names, names), (PGDialect.ischema_names, ["halfvec"])):
+        for name in wanted:
+            if name not in known:
+                known[name] = type(name, (_Declared,), {"__init__": _init(name)})
 
 
 def _init(name: str) -> Callable[..., None]:
