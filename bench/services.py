@@ -35,10 +35,16 @@ def url(kind: str) -> str:
     for flavour in service.flavours:
         reason = service.unavailable(flavour)
         if reason is None:
-            started: str = service.create(flavour).start().url
-            return started
+            return str(_made(kind, service, flavour).start().url)
         reasons.append(f"{flavour}: {reason}")
     raise CannotRun(f"no {kind} server ({'; '.join(reasons)})")
+
+
+def _made(kind: str, service: Any, flavour: str) -> Any:
+    """Return a server as it is run in earnest: the tests' PostgreSQL has little memory, so that it starts fast."""
+    if kind != "postgres" or flavour == "external":
+        return service.create(flavour)
+    return require("tests.services.postgres").PostgresServer(flavour, settings={"shared_buffers": "512MB"})
 
 
 @contextmanager
