@@ -119,7 +119,10 @@ class Lookups(_Batch):
 
     def _send(self, batch: dict[str, list[_Waiter]]) -> None:
         deadline = self._watch([waiter for same in batch.values() for waiter in same])
-        statement = (self._lookup.many, (self._lookup.listing(list(batch)),))
+        keys = list(batch)
+        statement: Statement = (self._lookup.one, (keys[0],))
+        if len(keys) > 1:
+            statement = (self._lookup.many, (self._lookup.listing(keys),))
         connection = self._pool.take()
         if connection is None:
             self._pool.spawn(self._run(batch, statement, deadline))
