@@ -13,10 +13,8 @@ import pytest
 
 from ambidex import UnifiedStorage, deadline
 from ambidex.errors import AmbidexError
-from tests.services import PostgresServer, RedisServer, postgres
-from tests.services.handle import Server
 from tests.services.proxy import Proxy
-from tests.torture.redis_support import server_flavour
+from tests.torture.servers import server_of
 from tests.torture.together import Ends, all_at_once, in_threads
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(120)]
@@ -42,14 +40,7 @@ class Note:
 
 @pytest.fixture(scope="module", params=["postgres", "redis"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    server: Server
-    if request.param == "redis":
-        server = RedisServer(server_flavour())
-    else:
-        if reason := postgres.unavailable("wheel"):
-            pytest.skip(f"postgres: {reason}")
-        server = PostgresServer("wheel")
-    with server, Proxy(server.url) as proxy:
+    with server_of(request.param) as server, Proxy(server.url) as proxy:
         yield proxy
 
 

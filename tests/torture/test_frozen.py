@@ -11,9 +11,9 @@ from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
 from ambidex.errors import AmbidexError, CircuitOpen
 from ambidex.runtime.blocking import BlockingRuntime
-from tests.services import PostgresServer, RedisServer, postgres
 from tests.services.handle import Server
-from tests.torture.redis_support import rounds, server_flavour, timed, timed_async
+from tests.torture.redis_support import rounds, timed, timed_async
+from tests.torture.servers import server_of
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(180)]
 
@@ -28,15 +28,8 @@ RETURN = 2.0
 
 @pytest.fixture(scope="module", params=["postgres", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    made: Server
-    if request.param == "redis":
-        made = RedisServer(server_flavour())
-    else:
-        if reason := postgres.unavailable("wheel"):
-            pytest.skip(f"postgres: {reason}")
-        made = PostgresServer("wheel")
-    with made:
-        yield made
+    with server_of(request.param) as server:
+        yield server
 
 
 def open_at(server: Server) -> UnifiedStorage:

@@ -10,12 +10,11 @@ import redis
 
 from ambidex import UnifiedStorage
 from ambidex.errors import AmbidexError
-from tests.services import RedisCluster, RedisOptions, RedisSentinel, RedisServer
+from tests.services import RedisCluster, RedisSentinel, RedisServer
 from tests.torture.redis_support import rounds, server_flavour
+from tests.torture.servers import DURABLE
 
 pytestmark = pytest.mark.torture
-
-DURABLE = RedisOptions(appendonly=True, appendfsync="always")
 
 
 class Writers:

@@ -15,10 +15,11 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.core.dual import drive
 from ambidex.errors import AmbidexError
-from tests.services import PostgresServer, RedisOptions, RedisServer, postgres
+from tests.services import RedisServer
 from tests.services.handle import Server
 from tests.stores.conftest import Awaited
-from tests.torture.redis_support import server_flavour, timed, timed_async
+from tests.torture.redis_support import timed, timed_async
+from tests.torture.servers import DURABLE, server_of
 from tests.torture.together import all_at_once
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(300)]
@@ -40,15 +41,8 @@ MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": 
 @pytest.fixture(scope="module", params=["postgres", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that keeps what it acknowledged when it is killed."""
-    made: Server
-    if request.param == "redis":
-        made = RedisServer(server_flavour(), options=RedisOptions(appendonly=True, appendfsync="always"))
-    else:
-        if reason := postgres.unavailable("wheel"):
-            pytest.skip(f"postgres: {reason}")
-        made = PostgresServer("wheel")
-    with made:
-        yield made
+    with server_of(request.param, DURABLE) as server:
+        yield server
 
 
 def searches(server: Server) -> bool:
