@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import statistics
 import sys
 import tempfile
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ambidex import UnifiedStorage
-from ambidex.core.ports import IndexItem
-from bench.harness import CannotRun, require
+from bench import vectors
+from bench.corpus import Collection, Corpus
+from bench.harness import CannotRun
 from bench.services import settle
 from bench.services import url as served
 
@@ -58,30 +58,6 @@ def recall(ranking: Sequence[str], judged: Judged, depth: int = 100) -> float:
     """Return trec_eval's ``recall``: the share of the relevant that stands among the first."""
     relevant = {doc for doc, grade in judged.items() if grade > 0}
     return len(relevant & set(ranking[:depth])) / len(relevant) if relevant else 0.0
-
-
-class Collection:
-    """A judged collection, read from its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / "corpus.jsonl").is_file():
-            raise CannotRun(f"there is no collection at {folder}")
-        self.name = folder.name
-        self.items = [
-            IndexItem(doc["_id"], doc.get("title") or "", doc.get("text") or "", {})
-            for doc in _lines(folder / "corpus.jsonl")
-        ]
-        queries = {query["_id"]: query["text"] for query in _lines(folder / "queries.jsonl")}
-        self.judged: dict[str, dict[str, int]] = {}
-        for line in (folder / "qrels.tsv").read_text().splitlines()[1:]:
-            query, doc, grade = line.split("\t")
-            self.judged.setdefault(query, {})[doc] = int(grade)
-        self.queries = {query: queries[query] for query in self.judged if query in queries}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as lines:
-        yield from map(json.loads, lines)
 
 
 def judge(collection: Collection, search: Callable[[str], list[str]]) -> dict[str, float]:
@@ -125,7 +101,7 @@ def quality(collection: Collection, url: str, embedders: Sequence[str]) -> Itera
                 def words(text: str) -> list[str]:
                     return [hit.id for hit in index.search(text, top_k=100, namespace=space)]  # noqa: B023
 
-                def vectors(text: str) -> list[str]:
+                def meanings(text: str) -> list[str]:
                     (vector,) = made.call([text])  # type: ignore[union-attr]  # noqa: B023
                     return [hit.id for hit in index.search("", vector=vector, top_k=100, namespace=space)]  # noqa: B023
 
@@ -138,7 +114,7 @@ def quality(collection: Collection, url: str, embedders: Sequence[str]) -> Itera
                 if embedder == "none":
                     yield about | {"method": "words"} | judge(collection, words)
                 else:
-                    yield about | {"method": f"vectors {embedder}"} | judge(collection, vectors)
+                    yield about | {"method": f"vectors {embedder}"} | judge(collection, meanings)
                     yield about | {"method": f"hybrid {embedder}"} | judge(collection, words)
                 index.reset(namespace=space)
         except Exception as error:
@@ -148,48 +124,6 @@ def quality(collection: Collection, url: str, embedders: Sequence[str]) -> Itera
 
 
 # ---------------------------------------------------------------- speed
-
-
-class Corpus:
-    """Texts of a collection shuffled by sentence into as many chunks as wanted, with queries and vectors.
-
-    Vectors are those of WordLlama with a little noise, so that no two are equal.
-    """
-
-    def __init__(self, collection: Collection, count: int, seed: int = 7) -> None:
-        numpy = require("numpy")
-        from ambidex.embedders import embedder_for
-
-        embedder = embedder_for("wordllama")
-        assert embedder is not None
-        chance, noise = random.Random(seed), numpy.random.default_rng(seed)
-        sentences = [
-            sentence for item in collection.items for sentence in item.text.split(". ") if 20 < len(sentence) < 400
-        ]
-        originals = numpy.concatenate(
-            [
-                embedder.call([f"{item.title} {item.text}" for item in collection.items[at : at + 256]])
-                for at in range(0, len(collection.items), 256)
-            ]
-        ).astype(numpy.float32)
-        pairs = noise.integers(0, len(originals), (count, 2))
-        made = originals[pairs[:, 0]] + 0.6 * originals[pairs[:, 1]]
-        made += noise.normal(0, 0.02, made.shape)
-        self.vectors = (made / numpy.linalg.norm(made, axis=1, keepdims=True)).astype(numpy.float32)
-        self.texts = [". ".join(chance.choices(sentences, k=5)) for _ in range(count)]
-        self.queries = list(collection.queries.values())
-        chance.shuffle(self.queries)
-        self.query_vectors = numpy.concatenate(
-            [embedder.call(self.queries[at : at + 256]) for at in range(0, len(self.queries), 256)]
-        ).astype(numpy.float32)
-
-    def items(self) -> Iterator[list[IndexItem]]:
-        """Yield the chunks, a thousand at a time; one in a hundred has the mark 7."""
-        for at in range(0, len(self.texts), 1000):
-            yield [
-                IndexItem(str(n), "", self.texts[n], {"mark": n % 100, "even": n % 2 == 0}, self.vectors[n])
-                for n in range(at, min(at + 1000, len(self.texts)))
-            ]
 
 
 def milliseconds(call: Callable[[int], object], count: int) -> dict[str, float]:
@@ -206,7 +140,6 @@ def milliseconds(call: Callable[[int], object], count: int) -> dict[str, float]:
 
 def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
     """Yield what searching takes here, embedding not counted, and how exact it is under a filter."""
-    numpy = require("numpy")
     size = len(corpus.texts)
     with opened(url, embedder="none", timeout=3600) as storage:
         index = storage.sync.index
@@ -240,31 +173,16 @@ def speed(corpus: Corpus, url: str, count: int) -> Iterator[dict[str, Any]]:
             ("vector", lambda n: ask(n, text=False)),
             ("hybrid", ask),
             ("hybrid, filter of 1 %, each new", lambda n: ask(n, mark=n % 100)),
-            ("hybrid, filter of 1 %, the same", lambda n: ask(n, mark=7)),
+            ("hybrid, filter of 1 %, the same", lambda n: ask(n, mark=vectors.MARK)),
         ):
             yield {"what": f"ambidex {url}: {name}", "chunks": size} | milliseconds(call, count)
-        for name, mark in (("all", None), ("filter of 1 %", 7)):
-            kept = numpy.arange(size) if mark is None else numpy.flatnonzero(numpy.arange(size) % 100 == mark)
-            found = [
-                _overlap(ask(n, text=False, mark=mark), kept, corpus, n) for n in range(min(count, len(corpus.queries)))
-            ]
-            yield {
-                "what": f"ambidex {url}: vector recall@10, {name}",
-                "chunks": size,
-                "recall": statistics.fmean(found),
-            }
-
-
-def _overlap(got: Sequence[str], kept: Any, corpus: Corpus, n: int) -> float:
-    """Return how many of the exact ten nearest among ``kept`` were found."""
-    exact = (corpus.vectors[kept] @ corpus.query_vectors[n]).argsort()[::-1][:10]
-    return len(set(got) & {str(one) for one in kept[exact]}) / 10
+        for name, mark in (("all", None), ("filter of 1 %", vectors.MARK)):
+            found = vectors.recall(corpus, lambda n, mark: ask(n, text=False, mark=mark), mark)
+            yield {"what": f"ambidex {url}: vector recall@10, {name}", "chunks": size, "recall": found}
 
 
 def peers(corpus: Corpus, count: int) -> Iterator[dict[str, Any]]:
     """Yield what search by vector takes in others on the same data, and how exact it is."""
-    from bench import vectors
-
     size = len(corpus.texts)
     for name, fill in (("Chroma", vectors.chroma), ("LanceDB", vectors.lancedb)):
         try:

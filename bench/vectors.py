@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ambidex import UnifiedStorage
 from ambidex.core.ports import IndexItem
+from bench.corpus import Collection, Corpus
 from bench.harness import SLOWER, Bench, Samples, at_most, calls, require, row
-from bench.retrieval import Collection, Corpus
 from bench.services import settle, url
 
 Ask = Callable[[int, int | None], list[str]]

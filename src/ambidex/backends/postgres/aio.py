@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import OperationalError, generators
 from psycopg.pq.abc import PGconn
@@ -27,12 +27,10 @@ from ambidex.backends.postgres.blocking import Expired
 from ambidex.backends.postgres.errors import Lost, Refused, from_connect, from_refusal
 from ambidex.backends.postgres.greeting import greeting, heed
 from ambidex.backends.postgres.load import Load
+from ambidex.backends.postgres.server import Server
 from ambidex.backends.postgres.session import Session
 from ambidex.backends.relational.sql import Row, Statement
 from ambidex.errors import PoolTimeout, Unavailable
-
-if TYPE_CHECKING:
-    from ambidex.backends.postgres.database import Database
 
 __all__ = ["AsyncConnection", "AsyncPool", "AsyncPools", "Done", "settle"]
 
@@ -212,14 +210,14 @@ def _ignore(_rows: list[list[Row]] | None, _error: BaseException | None) -> None
     """End a request that nobody waits for."""
 
 
-async def _connect(database: Database, deadline: float) -> PGconn:
+async def _connect(server: Server, deadline: float) -> PGconn:
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await _steps(database.conninfo(**await _addresses(database.options.conninfo)))
+            return await _steps(server.conninfo(**await _addresses(server.options.conninfo)))
     except TimeoutError:
-        raise Unavailable(f"{database.where} did not accept a connection before the deadline") from None
+        raise Unavailable(f"{server.where} did not accept a connection before the deadline") from None
     except (OperationalError, OSError) as error:
-        raise from_connect(error, database.where) from None
+        raise from_connect(error, server.where) from None
 
 
 async def _addresses(conninfo: dict[str, str]) -> dict[str, str]:
@@ -277,12 +275,12 @@ async def _ready(loop: asyncio.AbstractEventLoop, fd: int, want: Wait) -> Ready:
 class AsyncPool:
     """At most ``pool_size`` connections for one event loop."""
 
-    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.generation = 0
         self.batches: dict[Any, Any] = {}
-        self._database = database
-        self._size = database.options.pool_size
+        self._server = server
+        self._size = server.options.pool_size
         self._idle: list[AsyncConnection] = []
         self._all: set[AsyncConnection] = set()
         self._count = 0
@@ -328,7 +326,7 @@ class AsyncPool:
         left = deadline - time.monotonic()
         if not self._load.can_serve(len(self._waiters), left):
             raise PoolTimeout(
-                f"{len(self._waiters)} calls wait for a connection to {self._database.where}, more than can be "
+                f"{len(self._waiters)} calls wait for a connection to {self._server.where}, more than can be "
                 "served before the deadline; raise pool_size or the timeout, or send fewer at once"
             )
         waiter: asyncio.Future[AsyncConnection | None] = self.loop.create_future()
@@ -347,7 +345,7 @@ class AsyncPool:
         if not waiter.done():
             waiter.set_exception(
                 PoolTimeout(
-                    f"no connection to {self._database.where} came free before the deadline; "
+                    f"no connection to {self._server.where} came free before the deadline; "
                     "raise pool_size or the timeout, or send fewer calls at once"
                 )
             )
@@ -361,7 +359,7 @@ class AsyncPool:
     async def _make(self, deadline: float) -> AsyncConnection:
         made: AsyncConnection | None = None
         try:
-            pgconn = await _connect(self._database, deadline)
+            pgconn = await _connect(self._server, deadline)
             made = await self._greet(pgconn, deadline)
         finally:
             if made is None:
@@ -370,15 +368,15 @@ class AsyncPool:
         return made
 
     async def _greet(self, pgconn: PGconn, deadline: float) -> AsyncConnection:
-        where = self._database.where
+        where = self._server.where
         session = Session(pgconn, named=False)
         connection = AsyncConnection(self, session)
         connection.held = True  # a failure here ends it
         self._all.add(connection)
         greeted = False
         try:
-            answer = await connection.run(greeting(self._database, pgconn), deadline)
-            session.named = heed(self._database, answer[0][0])
+            answer = await connection.run(greeting(self._server, pgconn), deadline)
+            session.named = heed(self._server, answer[0][0])
             greeted = True
         except (Lost, Expired) as error:
             raise Unavailable(f"{where} accepted a connection and did not answer: {error}") from None
@@ -456,8 +454,8 @@ class AsyncPool:
 class AsyncPools:
     """The pool of each event loop of this process; that of a closed loop goes when another is made."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._guard = threading.Lock()
         self._pools: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
 
@@ -468,7 +466,7 @@ class AsyncPools:
         if pool is None:
             with self._guard:
                 self._sweep()
-                pool = self._pools[loop] = AsyncPool(self._database, loop)
+                pool = self._pools[loop] = AsyncPool(self._server, loop)
         return pool
 
     def _sweep(self) -> None:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from psycopg import OperationalError, generators
 from psycopg.pq.abc import PGconn
@@ -22,12 +21,10 @@ from psycopg.waiting import Ready, Wait
 from ambidex.backends.postgres.errors import Lost, Refused, from_connect, from_refusal
 from ambidex.backends.postgres.greeting import greeting, heed
 from ambidex.backends.postgres.load import Load
+from ambidex.backends.postgres.server import Server
 from ambidex.backends.postgres.session import Session
 from ambidex.backends.relational.sql import Row, Statement
 from ambidex.errors import DeadlineExceeded, PoolTimeout, Unavailable
-
-if TYPE_CHECKING:
-    from ambidex.backends.postgres.database import Database
 
 __all__ = ["BlockingConnection", "BlockingPool", "Expired"]
 
@@ -41,23 +38,23 @@ class Expired(Exception):
 class BlockingConnection:
     """One connection, used by one thread at a time."""
 
-    def __init__(self, database: Database, generation: int, deadline: float) -> None:
+    def __init__(self, server: Server, generation: int, deadline: float) -> None:
         self.generation = generation
         self.broken = False
         self.taken = 0.0
-        pgconn = _connect(database, deadline)
+        pgconn = _connect(server, deadline)
         self._poll = select.poll()
         self._poll.register(pgconn.socket, _IN)
         self._fd = pgconn.socket
         self._session = Session(pgconn, named=False)
         try:
-            question = greeting(database, pgconn)
-            self._session.named = heed(database, self.run(question, deadline)[0][0])
+            question = greeting(server, pgconn)
+            self._session.named = heed(server, self.run(question, deadline)[0][0])
         except (Lost, Expired) as error:
-            raise Unavailable(f"{database.where} accepted a connection and did not answer: {error}") from None
+            raise Unavailable(f"{server.where} accepted a connection and did not answer: {error}") from None
         except Refused as refused:
             self.close()
-            raise from_refusal(refused, database.where) from None
+            raise from_refusal(refused, server.where) from None
 
     @property
     def last_tag(self) -> bytes:
@@ -135,8 +132,8 @@ class BlockingConnection:
             pass
 
 
-def _connect(database: Database, deadline: float) -> PGconn:
-    steps = generators.connect(database.conninfo())
+def _connect(server: Server, deadline: float) -> PGconn:
+    steps = generators.connect(server.conninfo())
     try:
         fd, want = next(steps)
         while True:
@@ -146,14 +143,14 @@ def _connect(database: Database, deadline: float) -> PGconn:
             ready = poll.poll(max(0.0, left * 1000))
             if not ready:
                 steps.close()
-                raise Unavailable(f"{database.where} did not accept a connection before the deadline")
+                raise Unavailable(f"{server.where} did not accept a connection before the deadline")
             event = ready[0][1]
             state = (Ready.R if event & ~_OUT else 0) | (Ready.W if event & (_OUT | select.POLLERR) else 0)
             fd, want = steps.send(Ready(state))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]  # the generator's result
     except OperationalError as error:
-        raise from_connect(error, database.where) from None
+        raise from_connect(error, server.where) from None
 
 
 class _Waiter:
@@ -170,9 +167,9 @@ class _Waiter:
 class BlockingPool:
     """At most ``pool_size`` connections for all threads of this process."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._size = database.options.pool_size
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._size = server.options.pool_size
         self.reset()
 
     def reset(self) -> None:
@@ -218,7 +215,7 @@ class BlockingPool:
                 return None, None
             if not self._load.can_serve(len(self._waiters), deadline - time.monotonic()):
                 raise PoolTimeout(
-                    f"{len(self._waiters)} calls wait for a connection to {self._database.where}, more than can be "
+                    f"{len(self._waiters)} calls wait for a connection to {self._server.where}, more than can be "
                     "served before the deadline; raise pool_size or the timeout, or send fewer at once"
                 )
             waiter = _Waiter()
@@ -234,7 +231,7 @@ class BlockingPool:
                 self._give_up(waiter)
         if not served:
             raise PoolTimeout(
-                f"no connection to {self._database.where} came free before the deadline; "
+                f"no connection to {self._server.where} came free before the deadline; "
                 "raise pool_size or the timeout, or send fewer calls at once"
             )
         return waiter.connection
@@ -254,7 +251,7 @@ class BlockingPool:
     def _make(self, deadline: float) -> BlockingConnection:
         made: BlockingConnection | None = None
         try:
-            made = BlockingConnection(self._database, self._generation, deadline)
+            made = BlockingConnection(self._server, self._generation, deadline)
         finally:
             if made is None:
                 self._drop_place()

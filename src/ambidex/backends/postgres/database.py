@@ -12,14 +12,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from psycopg.conninfo import make_conninfo
-
 from ambidex.backends.postgres.aio import AsyncPools
 from ambidex.backends.postgres.blocking import BlockingPool
-from ambidex.backends.postgres.options import Options
 from ambidex.backends.postgres.search_upkeep import Upkeep
 from ambidex.backends.postgres.search_vectors import Vectors
-from ambidex.errors import redact
+from ambidex.backends.postgres.server import Server
 from ambidex.runtime.process import reset_after_fork
 from ambidex.settings import BackendUrl, Settings
 
@@ -31,20 +28,16 @@ __all__ = ["Database"]
 _MAINTENANCE_SECONDS = 1.0
 
 
-class Database:
+class Database(Server):
     """What the two colours of the leaf share."""
 
     def __init__(self, url: BackendUrl, settings: Settings) -> None:
-        self.settings = settings
-        self.timeout = settings.timeout
-        self.options = Options.parse(url, settings.connections(10))
-        self.where = f"the PostgreSQL server at {_place(self.options.conninfo)}"
+        super().__init__(url, settings)
         self.unit: ContextVar[Unit | None] = ContextVar("ambidex_postgres_unit", default=None)
-        self.warned = False
         prefix = f"{self.options.schema}." if self.options.schema else ""
         self.vectors = Vectors(prefix, self.where)
         self.on_close: list[Callable[[], None]] = [self.vectors.forget]
-        self.upkeep = Upkeep(self, prefix)
+        self.upkeep = Upkeep(self, self.vectors, prefix)
         self.on_close.append(self.upkeep.close)
         self._start()
         self.threads = BlockingPool(self)
@@ -63,10 +56,6 @@ class Database:
         self.threads.abandon()
         self.loops.abandon()
 
-    def conninfo(self, **more: str) -> str:
-        """Return libpq's connection string."""
-        return make_conninfo("", **(self.options.conninfo | more))
-
     def maintenance_due(self) -> bool:
         """Tell one caller a second that it should reclaim what has expired."""
         now = time.monotonic()
@@ -77,8 +66,3 @@ class Database:
             if due:
                 self._maintained = now
             return due
-
-
-def _place(conninfo: dict[str, str]) -> str:
-    host = conninfo.get("host") or conninfo.get("hostaddr") or "the local socket"
-    return redact(f"{host}:{conninfo.get('port', '5432')}/{conninfo.get('dbname', '')}")

@@ -8,14 +8,11 @@ session that a pooler could hand to somebody else.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from psycopg.pq.abc import PGconn
 
+from ambidex.backends.postgres.server import Server
 from ambidex.backends.relational.sql import Row, Statement
-
-if TYPE_CHECKING:
-    from ambidex.backends.postgres.database import Database
 
 __all__ = ["greeting", "heed"]
 
@@ -35,24 +32,24 @@ _ASK = (
 )
 
 
-def greeting(database: Database, pgconn: PGconn) -> list[Statement]:
+def greeting(server: Server, pgconn: PGconn) -> list[Statement]:
     """Return the question."""
-    pid = 0 if database.options.pooled else pgconn.backend_pid
+    pid = 0 if server.options.pooled else pgconn.backend_pid
     # The server gives up a little after the client, which then has closed the connection already.
-    limit = f"{int(database.settings.timeout * 1000) + 500}ms"
-    return [(_ASK, (limit, limit, database.settings.durability, pid))]
+    limit = f"{int(server.settings.timeout * 1000) + 500}ms"
+    return [(_ASK, (limit, limit, server.settings.durability, pid))]
 
 
-def heed(database: Database, answer: Row) -> bool:
+def heed(server: Server, answer: Row) -> bool:
     """Return whether statements may be prepared under names; warn once of a server that can lose what it confirms."""
     direct, _, fsync, synchronous_commit = answer
     forgetful = fsync == "off" or (synchronous_commit == "off" and not direct)
-    if forgetful and database.settings.durability == "durable" and not database.warned:
-        database.warned = True
+    if forgetful and server.settings.durability == "durable" and not server.warned:
+        server.warned = True
         _log.warning(
             "%s has fsync=%s and synchronous_commit=%s: it may lose acknowledged writes in a crash, and "
             "durability=durable was asked for",
-            database.where,
+            server.where,
             fsync,
             synchronous_commit,
         )

@@ -16,19 +16,18 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ambidex.backends.postgres.blocking import BlockingConnection, Expired
 from ambidex.backends.postgres.errors import Lost, Refused
 from ambidex.backends.postgres.search_graph import build
 from ambidex.backends.postgres.search_schema import STAMPS, Texts
+from ambidex.backends.postgres.search_vectors import Vectors
 from ambidex.backends.postgres.search_words import without
+from ambidex.backends.postgres.server import Server
 from ambidex.backends.postgres.wire import bigint_array, bytea_array
 from ambidex.backends.relational.sql import Row
 from ambidex.errors import AmbidexError
-
-if TYPE_CHECKING:
-    from ambidex.backends.postgres.database import Database
 
 __all__ = ["Upkeep"]
 
@@ -47,12 +46,13 @@ class Upkeep:
     """The upkeep of one database in this process.
 
     Args:
-        database: whose tables.
+        server: where the tables are.
+        vectors: which graphs this process knows.
         prefix: of the tables: a schema and its dot, or "".
     """
 
-    def __init__(self, database: Database, prefix: str) -> None:
-        self._db, self._prefix = database, prefix
+    def __init__(self, server: Server, vectors: Vectors, prefix: str) -> None:
+        self._server, self._vectors, self._prefix = server, vectors, prefix
         self._sql = Texts.of(prefix)
         self._connection: BlockingConnection | None = None
         self.after_fork()
@@ -100,7 +100,7 @@ class Upkeep:
             try:
                 self.look_after(namespace)
             except (AmbidexError, Lost, Refused, Expired) as error:
-                _log.debug("the upkeep of the index at %s was interrupted: %s", self._db.where, error)
+                _log.debug("the upkeep of the index at %s was interrupted: %s", self._server.where, error)
         if connection is not None and not connection.broken:
             connection.close()
 
@@ -115,7 +115,7 @@ class Upkeep:
             for step in (self._join_changes, self._join_batches, self._purge):
                 if not self._stopped:
                     self._locked(space, namespace, step)
-            half = self._db.vectors.known
+            half = self._vectors.known
             if half is not None and not self._stopped:
                 assert self._connection is not None  # noqa: S101  # the steps have made it
                 build(self._ask, self._prefix, half.schema, space, self._connection.lasting)
@@ -123,7 +123,7 @@ class Upkeep:
     def _ask(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
         connection = self._connection
         if connection is None or connection.broken:
-            made = BlockingConnection(self._db, 0, time.monotonic() + self._db.timeout)
+            made = BlockingConnection(self._server, 0, time.monotonic() + self._server.timeout)
             with self._guard:
                 self._connection = connection = made
                 if self._stopped:

@@ -10,15 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
 
 from ambidex.backends.postgres.aio import AsyncConnection
 from ambidex.backends.postgres.blocking import BlockingConnection
 from ambidex.backends.relational.sql import Statement
 from ambidex.errors import AmbidexError, Closed, LeaseLost, NestedCheckout
-
-if TYPE_CHECKING:
-    from ambidex.backends.postgres.driver import Leaf
 
 __all__ = ["Connection", "Unit"]
 
@@ -38,7 +34,7 @@ class Unit:
 
     def __init__(
         self,
-        leaf: Leaf,
+        leaf: object,
         connection: Connection,
         seconds: float,
         isolation: str,
@@ -53,7 +49,7 @@ class Unit:
         self.timer: asyncio.TimerHandle | None = None
         self._isolation = isolation
 
-    def check(self, leaf: Leaf) -> None:
+    def check(self, leaf: object) -> None:
         """Refuse a use that cannot be served on this unit's connection.
 
         Raises:
