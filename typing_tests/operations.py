@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Generic, TypeVar, assert_type
 
 from ambidex import Blocking, context, operation, stream
-from ambidex.core.dual import BlockingPageStream, Detecting, PageStream, Store
+from ambidex.core.dual import Detecting, Store
+from ambidex.core.forms import BlockingPageStream, PageStream
 
 T = TypeVar("T")
 

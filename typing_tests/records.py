@@ -18,7 +18,7 @@ from ambidex import (
     get_sync_provider,
     operation,
 )
-from ambidex.core.dual import BlockingPageStream, PageStream
+from ambidex.core.forms import BlockingPageStream, PageStream
 
 
 @dataclass

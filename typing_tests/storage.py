@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from typing import Any, assert_type
 
 from ambidex import AsyncStorage, SyncStorage, UnifiedStorage
-from ambidex.core.dual import BlockingPageStream, PageStream
+from ambidex.core.forms import BlockingPageStream, PageStream
 from ambidex.core.ports import Hit, IndexItem
 from ambidex.stores.kv import BlockingKeyValue, KeyValue, Versioned
 from ambidex.stores.log import BlockingLog, Log, Record

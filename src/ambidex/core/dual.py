@@ -14,14 +14,15 @@ super().method()`` mean the same in both modes.
 from __future__ import annotations
 
 import functools
-import sys
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from ambidex.errors import ConfigurationError, Suspended, UsageError
+from ambidex.core import driving
+from ambidex.core.driving import drive, in_event_loop
+from ambidex.core.forms import AsyncContext, BlockingContext, BlockingPageStream, EitherContext, PageStream
+from ambidex.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import inspect
@@ -35,74 +36,6 @@ T = TypeVar("T")
 
 _KIND = "__ambidex_kind__"
 _MADE = "__ambidex_made__"
-_END = object()
-
-
-def in_event_loop() -> bool:
-    """Tell whether an asyncio event loop is running in this thread (without importing asyncio)."""
-    asyncio = sys.modules.get("asyncio.events")
-    return asyncio is not None and asyncio._get_running_loop() is not None
-
-
-def drive(coro: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine that never suspends to its end on this thread and return its result.
-
-    Raises:
-        Suspended: the coroutine awaited something that needs an event loop; the message names both.
-    """
-    try:
-        driver = _idle.pop()
-    except IndexError:
-        driver = _new_driver()
-    value = driver.send(coro)
-    if driver.gi_yieldfrom is None:
-        _idle.append(driver)
-        return cast("R", value)
-    raise _suspended(coro)
-
-
-# What coro.send(None) returns arrives as the value of an exception, and raising it costs more than everything else
-# that is done here. A generator that delegates to one coroutine after the other receives the value without one.
-# A driver serves one coroutine at a time; one whose coroutine raised or suspended is not used again.
-
-
-@types.coroutine
-def _driving() -> Generator[Any, Any, None]:
-    coro = yield
-    while True:
-        coro = yield (yield from coro)
-
-
-def _new_driver() -> Any:
-    driver = _driving()
-    driver.send(None)  # to its first yield
-    return driver
-
-
-_idle: list[Any] = []
-
-
-def _suspended(coro: Any) -> Suspended:
-    """Describe where ``coro`` suspended, close it, and return the error to raise."""
-    name = getattr(coro, "__qualname__", repr(coro))
-    inner, where, awaited = coro, "", coro
-    while inner is not None:
-        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None) or getattr(inner, "ag_frame", None)
-        if frame is not None:
-            where = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
-        awaited = inner
-        inner = (
-            getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None) or getattr(inner, "ag_await", None)
-        )
-    try:
-        coro.close()
-    except RuntimeError:  # it swallowed GeneratorExit; there is nothing more to stop
-        pass
-    return Suspended(
-        f"{name} suspended while it was called from synchronous code, at {where}, awaiting {type(awaited).__name__}. "
-        "Await the asynchronous form instead (storage.aio), take sleeping, locks and gathering from the injected "
-        "runtime, or wrap a client that has only an async form with ambidex.bridge."
-    )
 
 
 class Store:
@@ -268,7 +201,7 @@ def _compile(method: Any, fn: Callable[..., Any]) -> None:
 
 
 # What the compiled methods use, under names that no parameter has.
-__idle, __new_driver, __suspended = _idle, _new_driver, _suspended
+__idle, __new_driver, __suspended = driving.idle, driving.new_driver, driving.suspended
 _METHOD = """
 def shape(__fn, __method):
     def method{parameters}:
@@ -326,7 +259,7 @@ def _blocking_context(fn: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         twin = self._twin
         source = body(twin, *args, **kwargs)
-        return _AsyncContext(source) if twin is self else _BlockingContext(source)
+        return AsyncContext(source) if twin is self else BlockingContext(source)
 
     return method
 
@@ -343,160 +276,12 @@ def _detecting(name: str) -> Callable[..., Any]:
 
 def _detecting_context(name: str) -> Callable[..., Any]:
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return _EitherContext(
+        return EitherContext(
             lambda: getattr(self._aio, name)(*args, **kwargs),
             lambda: getattr(self._sync, name)(*args, **kwargs),
         )
 
     return method
-
-
-class PageStream(AsyncIterator[T]):
-    """The asynchronous form of a :func:`stream`: iterates items, fetching a page when the last one is used up."""
-
-    def __init__(self, pages: AsyncGenerator[Sequence[T], None]) -> None:
-        self._pages = pages
-        self._page: Iterator[T] = iter(())
-
-    def __aiter__(self) -> PageStream[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        while (item := next(self._page, _END)) is _END:
-            self._page = iter(await self._pages.__anext__())
-        return cast("T", item)
-
-    async def pages(self) -> AsyncIterator[Sequence[T]]:
-        """Iterate whole pages instead of items."""
-        async for page in self._pages:
-            yield page
-
-    async def aclose(self) -> None:
-        """End the stream and release what it holds."""
-        self._page = iter(())
-        await self._pages.aclose()
-
-    async def __aenter__(self) -> PageStream[T]:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.aclose()
-
-
-class BlockingPageStream(Iterator[T]):
-    """The synchronous form of a :func:`stream`: the generator is driven once a page, items come from a list."""
-
-    def __init__(self, pages: AsyncGenerator[Sequence[T], None]) -> None:
-        self._pages = pages
-        self._page: Iterator[T] = iter(())
-
-    def __iter__(self) -> BlockingPageStream[T]:
-        return self
-
-    def __next__(self) -> T:
-        while (item := next(self._page, _END)) is _END:
-            self._page = iter(self._next_page())
-        return cast("T", item)
-
-    def _next_page(self) -> Sequence[T]:
-        try:
-            return drive(_next(self._pages))
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def pages(self) -> Iterator[Sequence[T]]:
-        """Iterate whole pages instead of items."""
-        try:
-            while True:
-                yield drive(_next(self._pages))
-        except StopAsyncIteration:
-            return
-
-    def close(self) -> None:
-        """End the stream and release what it holds."""
-        self._page = iter(())
-        drive(_close(self._pages))
-
-    def __enter__(self) -> BlockingPageStream[T]:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-
-async def _next(source: AsyncGenerator[T, Any]) -> T:
-    return await source.__anext__()
-
-
-async def _close(source: AsyncGenerator[Any, Any]) -> None:
-    await source.aclose()
-
-
-class _AsyncContext(AbstractAsyncContextManager[T, bool | None]):
-    """The asynchronous form of a :func:`context`: the generator's one value is what ``as`` binds."""
-
-    def __init__(self, body: AsyncGenerator[T, None]) -> None:
-        self._body = body
-
-    async def __aenter__(self) -> T:
-        return await self._body.__anext__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if exc is None:
-            try:
-                await self._body.__anext__()
-            except StopAsyncIteration:
-                return False
-            raise UsageError("a @context body yielded twice")
-        try:
-            await self._body.athrow(exc)
-        except StopAsyncIteration:
-            return True
-        except BaseException as raised:
-            # an async generator turns these two into RuntimeError (PEP 479, PEP 525)
-            wrapped = isinstance(exc, (StopIteration, StopAsyncIteration)) and raised.__cause__ is exc
-            if raised is exc or wrapped:
-                return False
-            raise
-        raise UsageError("a @context body yielded after an exception")
-
-
-class _BlockingContext(AbstractContextManager[T, bool | None]):
-    """The synchronous form of a :func:`context`."""
-
-    def __init__(self, body: AsyncGenerator[T, None]) -> None:
-        self._inner = _AsyncContext(body)
-
-    def __enter__(self) -> T:
-        return drive(self._inner.__aenter__())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return drive(self._inner.__aexit__(kind, exc, trace))
-
-
-class _EitherContext:
-    """A context on a detecting view: ``with`` enters the synchronous form, ``async with`` the asynchronous one."""
-
-    def __init__(self, aio: Callable[[], Any], blocking: Callable[[], Any]) -> None:
-        self._make_aio, self._make_blocking = aio, blocking
-
-    def __enter__(self) -> Any:
-        self._entered = self._make_blocking()
-        return self._entered.__enter__()
-
-    def __exit__(self, *exc: object) -> Any:
-        return self._entered.__exit__(*exc)
-
-    async def __aenter__(self) -> Any:
-        self._entered = self._make_aio()
-        return await self._entered.__aenter__()
-
-    async def __aexit__(self, *exc: object) -> Any:
-        return await self._entered.__aexit__(*exc)
 
 
 if TYPE_CHECKING:
@@ -574,7 +359,7 @@ else:
         Raises:
             TypeError: the function is not an async generator function.
         """
-        return _generator_form(fn, "context", _AsyncContext)
+        return _generator_form(fn, "context", AsyncContext)
 
 
 def _generator_form(
