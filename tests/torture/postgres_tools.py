@@ -41,10 +41,10 @@ def database(storage: UnifiedStorage) -> Database:
 
 
 def terminate_all(url: str) -> int:
-    """Kill every other client's backend; return how many there were."""
+    """Kill every other client's backend and wait until they have gone; return how many there were."""
     with psycopg.connect(url, autocommit=True) as admin:
         rows = admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         ).fetchall()
     return len(rows)

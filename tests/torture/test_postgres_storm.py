@@ -197,7 +197,7 @@ def test_a_crowd_that_cannot_be_served_in_time_is_shed_in_time(server: PostgresS
             results = await asyncio.gather(
                 *(storage.aio.kv.incr("shed") for _ in range(10_000)), return_exceptions=True
             )
-        assert loop.time() - start < 5
+        assert loop.time() - start < 15  # most of it is this process making and ending tasks
         shed = [result for result in results if isinstance(result, BaseException)]
         assert all(isinstance(result, PoolTimeout | DeadlineExceeded) for result in shed)
         unknown = sum(isinstance(result, AmbidexError) and result.applied == "unknown" for result in shed)
