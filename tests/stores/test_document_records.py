@@ -1,19 +1,20 @@
-"""The records behind documents: claims, what makes two documents the same, and how much memory a batch needs."""
+"""The records behind documents: claims, and lists by label and path."""
 
 from __future__ import annotations
 
 import time
-import tracemalloc
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ambidex import UnifiedStorage
 from ambidex.core.codec import decode, encode
 from ambidex.core.dual import drive
-from ambidex.core.embedding import Embedder
 from ambidex.core.ports import Capability, Put
-from ambidex.stores import document_records
+from ambidex.errors import (
+    InvalidQuery,
+)
+from tests.stores.conftest import Run
 
 
 def test_what_is_absent_is_added_and_told(storage: UnifiedStorage) -> None:
@@ -34,28 +35,24 @@ def test_what_is_absent_is_added_and_told(storage: UnifiedStorage) -> None:
     assert kept.ttl_ms is None
 
 
-def test_a_document_stored_before_is_known_by_content_whatever_the_order_of_its_metadata(tmp_path: Path) -> None:
-    with UnifiedStorage(f"sqlite:///{tmp_path}/a.db") as storage:
-        first = storage.documents.store("text", {"b": 1, "a": {"y": [1, {"d": 2, "c": 3}], "x": None}})
-        again = storage.documents.store("text", {"a": {"x": None, "y": [1, {"c": 3, "d": 2}]}, "b": 1})
-        assert again == first
-        assert storage.documents.store("text", {"b": 1}) != first
+def test_lists_by_label_and_path(run: Run) -> None:
+    async def body(s: Any) -> None:
+        ids = await s.batch_store_documents(
+            [{"content": str(n), "metadata": {"path": f"d{n % 2}/{n:02}", "tags": [f"t{n % 3}"], "category": "k"}}
+             for n in range(12)]
+        )  # fmt: skip
+        every = await s.documents.list()
+        assert sorted(info.id for info in every) == sorted(ids)
+        assert sorted(i.path for i in await s.documents.list(tag="t1")) == ["d0/04", "d0/10", "d1/01", "d1/07"]
+        assert len(await s.documents.list(category="k", limit=5)) == 5
+        assert sorted(i.path for i in await s.documents.list(path="d1/")) == [f"d1/{n:02}" for n in range(1, 12, 2)]
+        assert {i.path for i in await s.documents.list(path="d1/", tag="t1", category="k")} == {"d1/01", "d1/07"}
+        assert await s.documents.list(tag="t1", category="other") == []
+        assert await s.documents.list(tag="nothing") == []
+        assert sorted([info.id async for info in s.documents.iterate()]) == sorted(ids)
+        assert await s.documents.tags() == {"t0": 4, "t1": 4, "t2": 4}
+        for limit in (0, -1, 10**6, "3"):
+            with pytest.raises(InvalidQuery):
+                await s.documents.list(limit)
 
-
-def test_large_batches_need_memory_for_one_unit_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_records, "_GROUP", 10)
-    words = "the otter swims in the cold river near the mill and rests. "
-    embedder = Embedder(lambda texts: [[1.0] * 256 for _ in texts], "ones", 256)
-
-    def peak(count: int) -> int:
-        documents = [f"{count} {n} {words * 300}" for n in range(count)]
-        tracemalloc.start()
-        try:
-            storage.documents.store_many(documents)
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    with UnifiedStorage(f"sqlite:///{tmp_path}/a.db", embedder=embedder, timeout=120) as storage:
-        peak(9)
-        assert peak(80) < 1.3 * peak(20)
+    run(body)

@@ -11,7 +11,7 @@ import pytest
 
 from ambidex import UnifiedStorage
 from tests.services import PostgresServer, RedisServer, postgres
-from tests.stores.test_documents import check
+from tests.stores.document_support import check
 from tests.torture.redis_support import rounds, server_flavour
 from tests.torture.sqlite import command, integrity
 
@@ -60,8 +60,8 @@ DOOMED = """
                 return getattr(kv, name)
             async def put(self, key, value, ttl, when):
                 return await kv.put(key, value, ttl, when) if ":o:" not in key else True
-        kv = records._kv
-        records._kv = Bare()
+        kv = records.kv
+        records.kv = Bare()
     storage.documents.store_many([{"content": f"otter {n}", "metadata": {"path": f"p{n}"}} for n in range(450)])
 """
 

@@ -29,17 +29,19 @@ from ambidex.errors import (
     UnsupportedValue,
     VersionConflict,
 )
+from ambidex.stores.document_batches import Batches
+from ambidex.stores.document_drafts import Draft, draft
+from ambidex.stores.document_intents import Intents
 from ambidex.stores.document_parts import (
     INDEXED_FROM,
     Document,
     DocumentInfo,
-    Draft,
     FoundDocument,
     Head,
-    draft,
     tag_mark,
 )
-from ambidex.stores.document_records import Records, Target
+from ambidex.stores.document_records import Records
+from ambidex.stores.document_writes import Target
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
@@ -75,6 +77,8 @@ class Documents(Store):
         self._runtime, self._timeout = kv.runtime, kv.timeout
         self._namespace = namespace
         self._records = Records(kv, search, namespace)
+        self._intents = Intents(self._records)
+        self._batches = Batches(self._records, self._intents)
 
     def __repr__(self) -> str:
         tenant = self._bound[0].tenant
@@ -113,7 +117,7 @@ class Documents(Store):
             UnsupportedValue: the content is no text, or some part could not be given back; nothing was stored.
             CapabilityMissing: it is to be indexed and there is no search.
         """
-        return (await self._records.write([Target(self._draft(content, metadata, index_for_search))]))[0]
+        return (await self._batches.write([Target(self._draft(content, metadata, index_for_search))]))[0]
 
     @operation
     async def store_many(self, documents: Iterable[Any], index_for_search: bool = True) -> builtins.list[str]:
@@ -145,7 +149,7 @@ class Documents(Store):
                     targets.append(Target(one))
         if errors:
             raise PartialFailure("nothing was stored", errors, [None] * len(given))
-        return await self._records.write(targets)
+        return await self._batches.write(targets)
 
     def _checked(self, items: builtins.list[Any], index: bool) -> builtins.list[Draft | AmbidexError]:
         made: builtins.list[Draft | AmbidexError] = []
@@ -195,7 +199,7 @@ class Documents(Store):
                 index_for_search,
             )
             try:
-                await self._records.write([Target(made, id, have.version)])
+                await self._batches.write([Target(made, id, have.version)])
             except VersionConflict:
                 if version is not None:
                     raise
@@ -210,7 +214,7 @@ class Documents(Store):
     @one_deadline
     async def delete(self, id: str) -> bool:  # noqa: A002
         """Delete a document with all its versions, chunks and entries of the index; True if it existed."""
-        return await self._records.remove(id)
+        return await self._batches.remove(id)
 
     @operation
     async def clear(self) -> int:
@@ -329,7 +333,7 @@ class Documents(Store):
             vector: the query's embedding, to be fused with the words.
             min_score: leave out weaker ones.
         """
-        await self._records.recover_sometimes()
+        await self._intents.recover_sometimes()
         index = self._searchable()
         if type(top_k) is not int or not 1 <= top_k <= 1_000:
             raise InvalidQuery(f"top_k is 1 to 1,000, not {top_k!r}")
@@ -373,7 +377,7 @@ class Documents(Store):
         Returns:
             How many intents were finished.
         """
-        return await self._records.recover(force)
+        return await self._intents.recover(force)
 
     @stream
     async def reindex(self, *, page: int = _PAGE, after: str | None = None) -> AsyncGenerator[builtins.list[str], None]:
@@ -384,7 +388,7 @@ class Documents(Store):
             after: go on behind the last id that an interrupted run yielded.
         """
         async for ids in self._records.ids(page=page, after=after):
-            await self._records.sync(ids, set())
+            await self._intents.sync(ids, set())
             yield ids
 
     def _draft(self, content: Any, metadata: Mapping[str, Any] | None, index: bool) -> Draft:

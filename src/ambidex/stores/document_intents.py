@@ -1,0 +1,157 @@
+"""What keeps documents and index in step where no transaction holds both, and makes either anew from the heads.
+
+The invariant: an intent, which names the heads that change, is written before and deleted after whatever no
+transaction holds together; so whoever finds one whose lease is over can finish it. To settle a document may be
+repeated at any time, and ends in the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from ambidex.core.codec import Stored, decode, encode
+from ambidex.core.ports import IndexItem, Put, When
+from ambidex.core.runtime import in_unit
+from ambidex.stores.document_drafts import cut
+from ambidex.stores.document_parts import Head, index_items
+from ambidex.stores.document_records import Records
+
+__all__ = ["INTENT_LEASE_MS", "Intents"]
+
+INTENT_LEASE_MS = 30_000
+_RECOVER_EVERY = 30.0
+_PAGE = 500
+
+
+class Intents:
+    """See the module."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._recovered_at = -_RECOVER_EVERY
+
+    async def begin(self, heads: list[Head]) -> list[str]:
+        """Write down what is going to change, where no transaction holds it together; return the keys to delete."""
+        name = uuid4().hex
+        keys = [f"{self._records.prefix}o:{name}", f"{self._records.prefix}l:{name}"]
+        await self._records.kv.put(keys[1], 1, INTENT_LEASE_MS, When.ALWAYS)
+        await self._records.kv.put(keys[0], encode([head.stored() for head in heads]), None, When.ALWAYS)
+        return keys
+
+    async def recover_sometimes(self) -> None:
+        """Finish what others left, at first use and then every half minute; it is no part of the caller's unit."""
+        if in_unit():
+            return
+        if time.monotonic() - self._recovered_at > _RECOVER_EVERY:
+            await self.recover(force=False)
+
+    async def settle(self, heads: list[Head]) -> None:
+        """Make everything else agree with what is stored of these heads' documents, whatever was written of it."""
+        ids = list(dict.fromkeys(head.id for head in heads))
+        drop: set[str] = set()
+        puts: dict[str, Stored] = {}
+        known = await self._records.heads(ids)
+        for id_, now in zip(ids, known, strict=True):
+            mine = [head for head in heads if head.id == id_]
+            labels = set() if now is None else set(self._records.labels(now))
+            puts |= dict.fromkeys(labels, encode(1))
+            drop |= {key for head in mine for key in self._records.labels(head)} - labels
+            drop.update(await self._records.claims_of(mine, None if now is None else self._records.claim(now)))
+            versions = range(1, max(head.version for head in mine) + 1)
+            keys = self._records.past_keys(id_, versions)
+            past = await self._records.kv.get_many(keys)
+            if now is None:
+                drop.update(keys)
+                drop.update(self._records.body_key(id_, decode(link)) for link in past if link is not None)
+                drop.update(self._records.body_key(id_, head.body) for head in mine)
+                continue
+            links = {version: decode(link) for version, link in zip(versions, past, strict=True) if link is not None}
+            for head in mine:
+                if head.version < now.version and head.version not in links and _precedes(head, mine):
+                    puts[keys[head.version - 1]] = encode(head.body)
+                elif _was_refused(head, now, links.get(head.version)):
+                    drop.add(self._records.body_key(id_, head.body))
+        if drop:
+            await self._records.kv.delete_many(sorted(drop))
+        if puts:
+            await self._records.kv.put_many([Put(key, value) for key, value in puts.items()], None)
+        await self._relabel(ids, known)
+        await self.sync(ids, {name for head in heads for name in head.chunk_ids()})
+
+    async def _relabel(self, ids: Sequence[str], written: Sequence[Head | None]) -> None:
+        """Replace the labels written for these heads, again and again, if other writers changed the heads meanwhile."""
+        while (now := await self._records.heads(ids)) != written:
+            wanted = {key for head in now if head is not None for key in self._records.labels(head)}
+            gone = {key for head in written if head is not None for key in self._records.labels(head)} - wanted
+            if gone:
+                await self._records.kv.delete_many(sorted(gone))
+            if wanted:
+                await self._records.kv.put_many([Put(key, encode(1)) for key in sorted(wanted)], None)
+            written = now
+
+    async def sync(self, ids: Sequence[str], stale: set[str]) -> None:
+        """Index the current versions and remove other entries; again, if the documents changed meanwhile."""
+        if self._records.index is None:
+            return
+        heads = await self._records.heads(ids)
+        while True:
+            there = [head for head in heads if head is not None and head.indexed]
+            bodies = (
+                await self._records.kv.get_many([self._records.body_key(head.id, head.body) for head in there])
+                if there
+                else []
+            )
+            items: list[IndexItem] = []
+            for head, stored in zip(there, bodies, strict=True):
+                if stored is not None:
+                    items += index_items(head, cut(decode(stored)["content"], head.chunk_size, head.chunk_overlap))
+            await self._records.index.add_many(items, namespace=self._records.namespace)
+            entries = {item.id for item in items}
+            await self.unindex(stale - entries)
+            again = await self._records.heads(ids)
+            if again == heads:
+                return
+            stale |= entries
+            heads = again
+
+    async def unindex(self, names: set[str]) -> None:
+        """Remove entries of the index by the names of their chunks."""
+        if names and self._records.index is not None:
+            await self._records.index.remove(*sorted(names), namespace=self._records.namespace)
+
+    async def recover(self, force: bool) -> int:
+        """Finish the intents whose writers are gone; return how many."""
+        self._records.scope.check_at_once("kv", "recovering documents")
+        done, after = 0, None
+        self._recovered_at = time.monotonic()
+        while True:
+            keys, after = await self._records.kv.scan(self._records.prefix + "o:", after, _PAGE)
+            for key in keys:
+                lease = self._records.prefix + "l:" + key[len(self._records.prefix) + 2 :]
+                if not force and await self._records.kv.get(lease) is not None:
+                    continue
+                stored = await self._records.kv.get(key)
+                if stored is not None:
+                    heads = [Head(**head) for head in decode(stored)]
+                    await self.settle(heads)
+                    await self._records.kv.delete_many([key, lease])
+                    done += 1
+            if after is None:
+                return done
+
+
+def _precedes(head: Head, mine: list[Head]) -> bool:
+    """Tell whether an intent names a head as the one that was there before."""
+    return any(other.version == head.version + 1 for other in mine)
+
+
+def _was_refused(head: Head, now: Head, link: str | None) -> bool:
+    """Tell whether another writer's version stands where this one would.
+
+    A version below the current one whose link is missing may have been stored: its link is still to come.
+    """
+    if head.version >= now.version:
+        return head.body != now.body
+    return link is not None and link != head.body
