@@ -1,6 +1,7 @@
 """Both runtimes keep one contract: order of results, first error, locks, shared flights that always end."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -339,3 +340,41 @@ def test_one_asynchronous_runtime_serves_many_loops() -> None:
 
 async def _give(value: int) -> int:
     return value
+
+
+def test_a_child_does_not_wait_for_a_flight_of_its_parent() -> None:
+    """Forked while another thread computes: that thread does not exist in the child, and nobody there ends its call."""
+    runtime = BlockingRuntime()
+    begun, go = threading.Event(), threading.Event()
+
+    async def work() -> str:
+        begun.set()
+        assert go.wait(60)
+        return "parent's"
+
+    async def own() -> str:
+        return "child's"
+
+    with ThreadPoolExecutor(1) as pool:
+        flight = pool.submit(lambda: drive(runtime.single_flight("key", work)))
+        assert begun.wait(30)
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover  # in the child
+            with deadline(10):
+                os._exit(0 if drive(runtime.single_flight("key", own)) == "child's" else 1)
+        go.set()
+        assert flight.result() == "parent's"
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_flight_that_forks_ends_in_both() -> None:
+    runtime = BlockingRuntime()
+
+    async def fork() -> int:
+        return os.fork()
+
+    pid = drive(runtime.single_flight("key", fork))
+    if pid == 0:  # pragma: no cover  # in the child
+        os._exit(drive(runtime.single_flight("key", partial(_give, 7))) - 7)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert drive(runtime.single_flight("key", partial(_give, 1))) == 1

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ambidex.core.dual import drive
 from ambidex.core.runtime import current_deadline, remaining
 from ambidex.errors import DeadlineExceeded
+from ambidex.runtime.process import reset_after_fork
 
 __all__ = ["BlockingRuntime"]
 
@@ -40,6 +41,11 @@ class BlockingRuntime:
     blocking = True
 
     def __init__(self) -> None:
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the parent's flights: in a child no thread will ever end them."""
         self._guard = threading.Lock()
         self._flights: dict[Hashable, _Flight] = {}
 
@@ -97,7 +103,7 @@ class BlockingRuntime:
             raise
         finally:
             with self._guard:
-                del self._flights[key]
+                self._flights.pop(key, None)  # gone where the call itself has forked
             flight.done.set()
         return flight.result  # type: ignore[no-any-return]
 
