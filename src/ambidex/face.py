@@ -196,9 +196,7 @@ class Face(Store):
         )
 
     @operation
-    async def save_conversation(
-        self, chat_id: str, messages: Iterable[Mapping[str, Any]], ttl_hours: float | None = 24
-    ) -> None:
+    async def save_conversation(self, chat_id: str, messages: Iterable[Any], ttl_hours: float | None = 24) -> None:
         """Make these messages the conversation. See :meth:`ambidex.stores.conversations.Conversations.save`."""
         await self._conversations.save(chat_id, messages, ttl_hours)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ambidex import UnifiedStorage
+from ambidex.errors import ConfigurationError
 from tests.stores.chat_messages import SYSTEM, texts, user
 from tests.stores.conftest import Run
 
@@ -54,6 +55,60 @@ def test_the_window_by_tokens_keeps_the_newest_and_counts_the_prompt(run: Run) -
         assert len(await s.conversations.window("c", last=500, tokens=1000)) == 100
         words = s.conversations.with_tokeniser(lambda text: len(text.split()))
         assert len(await words.window("c", last=500, tokens=52)) == 51
+
+    run(body)
+
+
+def test_tokens_alone_fill_the_window_with_all_that_fits(run: Run) -> None:
+    async def body(s: Any) -> None:
+        await s.save_conversation("c", [SYSTEM, *(user("x" * 40) for _ in range(200))])  # the prompt takes 2, others 10
+        assert len(await s.conversations.window("c", tokens=1_002)) == 101
+        assert len(await s.conversations.get("c", tokens=10_000)) == 201
+        assert len(await s.conversations.window("c", tokens=1)) == 1
+
+    run(body)
+
+
+class Slow:
+    """A tokeniser that is awaited, as one of a service is."""
+
+    async def __call__(self, text: str) -> int:
+        return len(text)
+
+
+async def _characters(text: str) -> int:
+    return len(text)
+
+
+@pytest.mark.parametrize("tokeniser", [len, _characters, Slow()], ids=range(3))
+def test_a_tokeniser_may_be_a_coroutine_function(run: Run, tokeniser: Any) -> None:
+    async def body(s: Any) -> None:
+        await s.save_conversation("c", [SYSTEM, *(user("x" * 4) for _ in range(9))])  # the prompt takes 7, others 4
+        counted = s.conversations.with_tokeniser(tokeniser)
+        assert len(await counted.window("c", tokens=16)) == 3
+        assert (await counted.statistics("c"))["tokens"] == 43
+
+    run(body)
+
+
+@pytest.mark.parametrize("tokeniser", [lambda _: [1, 2], lambda _: None, lambda _: -1, lambda _: 0.5], ids=range(4))
+def test_a_tokeniser_that_does_not_count_is_named(run: Run, tokeniser: Any) -> None:
+    async def body(s: Any) -> None:
+        await s.conversations.append("c", user("x"))
+        with pytest.raises(ConfigurationError, match="count_tokens returned"):
+            await s.conversations.with_tokeniser(tokeniser).window("c", tokens=5)
+        with pytest.raises(ConfigurationError, match="a tokeniser is a function"):
+            s.conversations.with_tokeniser("cl100k_base")
+
+    run(body)
+
+
+def test_a_developers_message_is_a_prompt(run: Run) -> None:
+    prompts = [SYSTEM, {"role": "developer", "content": "be short"}]
+
+    async def body(s: Any) -> None:
+        await s.save_conversation("c", [*prompts, *(user(str(n)) for n in range(30))])
+        assert (await s.get_conversation("c"))[:3] == [*prompts, user("10")]
 
     run(body)
 

@@ -6,13 +6,23 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ambidex import UnifiedStorage
 from ambidex.core.ports import Event
-from ambidex.errors import InvalidKey, InvalidQuery, NotFound, Unavailable, UnsupportedValue, ValueTooLarge
+from ambidex.errors import (
+    AlreadyExists,
+    InvalidKey,
+    InvalidQuery,
+    NotFound,
+    Unavailable,
+    UnsupportedValue,
+    ValueTooLarge,
+)
 from tests.stores.chat_messages import SYSTEM, texts, user
 from tests.stores.conftest import Port, Run
 
@@ -99,6 +109,67 @@ def test_fork_copies_up_to_a_message(run: Run) -> None:
                 await chat.fork("c", place)
         with pytest.raises(NotFound):
             await chat.fork("none")
+
+    run(body)
+
+
+def test_a_fork_never_replaces_a_conversation(run: Run) -> None:
+    async def body(s: Any) -> None:
+        chat = s.conversations
+        await chat.append("c", user("1"), user("2"))
+        await chat.append("d", user("other"))
+        for name in ("d", "c"):
+            with pytest.raises(AlreadyExists, match=f"'{name}' already"):
+                await chat.fork("c", 0, name)
+        assert texts(await chat.history("c")) == ["1", "2"]
+        assert texts(await chat.history("d")) == ["other"]
+        await chat.delete("d")
+        assert texts(await chat.history(await chat.fork("c", 0, "d"))) == ["1"]
+
+    run(body)
+
+
+@dataclass
+class Turn:
+    role: str
+    content: str | None = None
+    tool_calls: list[Call] | None = None
+    refusal: str | None = None
+
+
+class Call(BaseModel):
+    id: str
+    arguments: dict[str, int]
+
+
+class Said(BaseModel):
+    role: str
+    content: str | None
+    tool_calls: list[Call] | None = None
+
+
+def test_models_are_kept_as_the_dictionaries_of_what_they_hold(run: Run) -> None:
+    asks: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "arguments": {"n": 2}}]}
+
+    async def body(s: Any) -> None:
+        call = Call(id="1", arguments={"n": 2})
+        await s.save_conversation("c", [Turn("user", "hi"), Said(role="assistant", content=None, tool_calls=[call])])
+        await s.conversations.append("c", Turn("assistant", None, [call]), Said(role="assistant", content="done"))
+        assert await s.get_conversation("c") == [user("hi"), asks, asks, {"role": "assistant", "content": "done"}]
+        with pytest.raises(UnsupportedValue, match="message 1 has the role None"):
+            await s.conversations.append("c", user("x"), call)
+
+    run(body)
+
+
+def test_content_may_be_left_out_beside_tool_calls(run: Run) -> None:
+    asks = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function"}]}
+
+    async def body(s: Any) -> None:
+        await s.save_conversation("c", [user("hi"), asks])
+        assert await s.get_conversation("c") == [user("hi"), asks]
+        assert (await s.conversations.statistics("c"))["characters"] == 2
+        assert (await s.search_context("hi", "c"))["conversation_context"] == [user("hi"), asks]
 
     run(body)
 
@@ -389,8 +460,11 @@ def test_hostile_messages_come_back_as_they_are(run: Run) -> None:
         (lambda chat: chat.list_active(limit=0), InvalidQuery),
         (lambda chat: chat.fork("c", new_chat_id="", ttl_hours=1), InvalidKey),
         (lambda chat: chat.fork("c", at=7), NotFound),
+        (lambda chat: chat.fork("c", at="last"), InvalidQuery),
+        (lambda chat: chat.fork("c", at=None), InvalidQuery),
+        (lambda chat: chat.append("c", {"role": "user", "tool_calls": []}), UnsupportedValue),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_what_cannot_be_kept_is_refused_and_changes_nothing(run: Run, call: Any, error: Any) -> None:
     async def body(s: Any) -> None:

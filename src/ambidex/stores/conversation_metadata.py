@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ambidex.core.codec import decode, encode
-from ambidex.core.messages import Tokeniser, text_of
+from ambidex.core.messages import Tokeniser, text_of, tokens_of
 from ambidex.stores.conversation_streams import Streams
 
 __all__ = ["count", "merge_metadata", "read_metadata"]
@@ -46,7 +46,7 @@ async def count(streams: Streams, name: str, count_tokens: Tokeniser) -> dict[st
         "messages": len(texts),
         "by_role": dict(Counter(entry.message["role"] for entry in entries if entry.message is not None)),
         "characters": sum(map(len, texts)),
-        "tokens": sum(map(count_tokens, texts)),
+        "tokens": sum([await tokens_of(text, count_tokens) for text in texts]),
         "first_at": _moment(entries[0].at) if entries else None,
         "last_at": _moment(entries[-1].at) if entries else None,
     }

@@ -6,26 +6,30 @@ reads, they are read again.
 
 from __future__ import annotations
 
-from ambidex.core.messages import Message, Tokeniser, leading_system, newest_within, text_of
+from ambidex.core.messages import Message, Tokeniser, leading_system, newest_within, text_of, tokens_of
 from ambidex.errors import InvalidQuery
 from ambidex.stores.conversation_streams import Entry, Streams, unpack
 
-__all__ = ["MOST", "check_window", "read_window"]
+__all__ = ["MOST", "checked_window", "read_window"]
 
 MOST = 10_000
+_LAST = 20
 _LEAD = 5  # a mark and up to four system messages: one read finds the usual beginning
 
 
-def check_window(last: int, tokens: int | None) -> None:
-    """Refuse a window that is none.
+def checked_window(last: int | None, tokens: int | None) -> int:
+    """Return how many messages a window holds at most: 20 where nothing is said, as many as fit where tokens are.
 
     Raises:
-        InvalidQuery: it is.
+        InvalidQuery: it is no window.
     """
+    if last is None:
+        last = _LAST if tokens is None else MOST
     if type(last) is not int or not 1 <= last <= MOST:
         raise InvalidQuery(f"a window holds 1 to {MOST:,} messages, not {last!r}")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise InvalidQuery(f"tokens is a whole number above 0, not {tokens!r}")
+    return last
 
 
 async def read_window(
@@ -45,7 +49,7 @@ async def read_window(
         if newest is None:
             return None
         if complete is not None:
-            return _fit(complete, newest, last, tokens, count_tokens)
+            return await _fit(complete, newest, last, tokens, count_tokens)
 
 
 async def _newest(
@@ -63,7 +67,8 @@ async def _newest(
             return behind, leading_system(entry.message for entry in behind if entry.message is not None)
         enough = len(newest) < size or size >= last
         if not enough and tokens is not None:
-            enough = newest_within([e.message for e in newest if e.message], tokens, count_tokens) < len(newest)
+            fitting = await newest_within([e.message for e in newest if e.message], tokens, count_tokens)
+            enough = fitting < len(newest)
         if enough:
             break
         size = min(last, size * 2)
@@ -85,7 +90,7 @@ async def _beginning(streams: Streams, name: str) -> tuple[int, list[Message]]:
     return start, leading_system(entry.message for entry in behind if entry.message is not None)
 
 
-def _fit(
+async def _fit(
     prompt: list[Message], newest: list[Entry], last: int, tokens: int | None, count_tokens: Tokeniser
 ) -> list[Message]:
     messages = [entry.message for entry in newest if entry.message is not None]
@@ -93,6 +98,6 @@ def _fit(
         messages = messages[len(prompt) :]
     messages = messages[-last:]
     if tokens is not None:
-        left = tokens - sum(count_tokens(text_of(message)) for message in prompt)
-        messages = messages[len(messages) - newest_within(messages, left, count_tokens) :]
+        left = tokens - sum([await tokens_of(text_of(message), count_tokens) for message in prompt])
+        messages = messages[len(messages) - await newest_within(messages, left, count_tokens) :]
     return [*prompt, *messages]

@@ -7,7 +7,7 @@ is known beside the messages. The invariant: a call whose arguments are refused 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import uuid4
@@ -17,10 +17,10 @@ from ambidex.core.keys import escape, unescape
 from ambidex.core.messages import Message, Tokeniser, check_messages, estimate_tokens, text_of
 from ambidex.core.ports import IndexItem
 from ambidex.core.runtime import one_deadline, partly_applied
-from ambidex.errors import InvalidKey, InvalidQuery, NotFound
+from ambidex.errors import AlreadyExists, ConfigurationError, InvalidKey, InvalidQuery, NotFound
 from ambidex.stores.conversation_metadata import count, merge_metadata, read_metadata
 from ambidex.stores.conversation_streams import Streams, millis
-from ambidex.stores.conversation_windows import MOST, check_window, read_window
+from ambidex.stores.conversation_windows import MOST, checked_window, read_window
 from ambidex.stores.kv import ttl_to_ms
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
@@ -29,7 +29,6 @@ __all__ = ["BlockingConversations", "Conversations", "DetectingConversations"]
 
 _log = logging.getLogger("ambidex")
 
-_LAST = 20
 _PAGE = 500
 _INDEXED_CHARACTERS = 1_000
 
@@ -41,7 +40,8 @@ class Conversations(Store):
         kv: where the heads and the metadata are kept.
         log: where the messages are kept.
         search: where the last answers are indexed; None: nowhere.
-        count_tokens: says how many tokens a text takes; the default is a quarter of its characters.
+        count_tokens: says how many tokens a text takes, a function or a coroutine function; the default is a quarter of
+            its characters.
     """
 
     def __init__(
@@ -58,7 +58,16 @@ class Conversations(Store):
         return f"{type(self).__name__}({f'tenant={tenant!r}' if tenant else ''})"
 
     def with_tokeniser(self, count_tokens: Tokeniser) -> Self:
-        """Return the same conversations with another way to count tokens."""
+        """Return the same conversations with another way to count tokens.
+
+        Args:
+            count_tokens: returns how many tokens a text takes; a function, or a coroutine function.
+
+        Raises:
+            ConfigurationError: it cannot be called.
+        """
+        if not callable(count_tokens):
+            raise ConfigurationError(f"a tokeniser is a function of a text, not {type(count_tokens).__name__}")
         return self._derive(*self._scopes, count_tokens)
 
     def _check_at_once(self, what: str) -> None:
@@ -73,7 +82,7 @@ class Conversations(Store):
     @operation
     @one_deadline
     async def save(
-        self, chat_id: str, messages: Iterable[Mapping[str, Any]], ttl_hours: float | None = 24, *, index: bool = True
+        self, chat_id: str, messages: Iterable[Any], ttl_hours: float | None = 24, *, index: bool = True
     ) -> None:
         """Make these messages the conversation, in place of what it held.
 
@@ -82,7 +91,7 @@ class Conversations(Store):
 
         Args:
             chat_id: any text without NUL.
-            messages: dictionaries with ``role`` and ``content``; other keys are kept.
+            messages: dictionaries (or models) with ``role`` and ``content``; other keys are kept.
             ttl_hours: hours until the conversation is gone; None: it stays.
             index: whether to index the last answer.
 
@@ -97,12 +106,12 @@ class Conversations(Store):
 
     @operation
     @one_deadline
-    async def append(self, chat_id: str, *messages: Mapping[str, Any], ttl_hours: float | None = None) -> int:
+    async def append(self, chat_id: str, *messages: Any, ttl_hours: float | None = None) -> int:
         """Add messages at the end in one atomic step; nothing is lost, however many append at once.
 
         Args:
             chat_id: the conversation; it is made by the first append.
-            *messages: dictionaries with ``role`` and ``content``; they stay together.
+            *messages: dictionaries (or models) with ``role`` and ``content``; they stay together.
             ttl_hours: a new time to live for the whole conversation; None leaves it as it is.
 
         Returns:
@@ -192,14 +201,20 @@ class Conversations(Store):
 
         Raises:
             NotFound: there is no such conversation, or no such message in it.
+            AlreadyExists: there is a conversation of the new name.
         """
+        if type(at) is not int:
+            raise InvalidQuery(f"at is the place of a message, a whole number, not {at!r}")
+        made = new_chat_id if new_chat_id is not None else f"{chat_id}-{uuid4().hex}"
+        copy, ttl = _name(made), _hours(ttl_hours)
         self._check_at_once("fork")
         messages = await self.history(chat_id)
         if not -len(messages) <= at < len(messages):
             raise NotFound(f"the conversation {chat_id!r} has {len(messages)} messages, none at {at}")
         place = at % len(messages)
-        made = new_chat_id if new_chat_id is not None else f"{chat_id}-{uuid4().hex}"
-        await self._streams.replace(_name(made), messages[: place + 1], _hours(ttl_hours))
+        if new_chat_id is not None and await self.exists(new_chat_id):
+            raise AlreadyExists(f"there is a conversation {made!r} already; delete it first, or choose another name")
+        await self._streams.replace(copy, messages[: place + 1], ttl)
         with partly_applied():
             await self.set_metadata(made, forked_from=chat_id, forked_at=place)
         return made
@@ -209,7 +224,7 @@ class Conversations(Store):
     @operation
     @one_deadline
     async def get(
-        self, chat_id: str, *, last: int = _LAST, tokens: int | None = None, strict: bool = False
+        self, chat_id: str, *, last: int | None = None, tokens: int | None = None, strict: bool = False
     ) -> list[Message] | None:
         """Return the window of a conversation, or None where there is none.
 
@@ -220,7 +235,7 @@ class Conversations(Store):
             strict: raise a storage failure; otherwise it is logged and None returned.
         """
         _name(chat_id)
-        check_window(last, tokens)
+        last = checked_window(last, tokens)
         try:
             return await self.window(chat_id, last=last, tokens=tokens)
         except Exception as error:
@@ -231,20 +246,19 @@ class Conversations(Store):
 
     @operation
     @one_deadline
-    async def window(self, chat_id: str, *, last: int = _LAST, tokens: int | None = None) -> list[Message] | None:
+    async def window(self, chat_id: str, *, last: int | None = None, tokens: int | None = None) -> list[Message] | None:
         """Return the system prompt and the newest messages; the cost does not depend on the conversation's length.
 
         Args:
             chat_id: the conversation.
-            last: how many messages at most, beside the system prompt.
+            last: how many messages at most, beside the system prompt; None: 20, or with ``tokens`` as many as fit.
             tokens: how many tokens at most, the system prompt included; the oldest are left out.
 
         Returns:
             The messages, oldest first; None where there is no such conversation.
         """
-        name = _name(chat_id)
-        check_window(last, tokens)
-        return await read_window(self._streams, name, last, tokens, self._count_tokens)
+        name, most = _name(chat_id), checked_window(last, tokens)
+        return await read_window(self._streams, name, most, tokens, self._count_tokens)
 
     @operation
     @one_deadline

@@ -21,7 +21,7 @@ from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.runtime import in_unit, off_the_clock, one_deadline, time_limit
 from ambidex.errors import AmbidexError, CapabilityMissing, InvalidQuery, NotFound, UnsupportedValue
 from ambidex.stores.media_records import Content, MediaInfo, Records, check_name, parse_url, to_url
-from ambidex.stores.media_source import PIECE, Hashing, Source
+from ambidex.stores.media_source import PIECE, Hashing, Source, opened
 from ambidex.stores.scope import Scope
 
 __all__ = ["BlockingMedia", "DetectingMedia", "Media", "MediaInfo"]
@@ -67,8 +67,8 @@ class Media(Store):
         """Store a file and return its URL, which names it by content: the same file under the same name is stored once.
 
         Args:
-            file_data: bytes, a file opened in binary mode (read from where it stands), or an iterable of bytes; in
-                asynchronous code also an asynchronous one. What is large is read and written in pieces.
+            file_data: bytes, a file opened in binary mode (read from where it stands), a ``pathlib.Path``, or an
+                iterable of bytes; in asynchronous code also an asynchronous one. What is large goes in pieces.
             file_name: relative, without ``..``; it may hold any letters and ``/``.
             content_type: the media type; storing again replaces it and the metadata.
             metadata: JSON-shaped; it is not changed.
@@ -82,7 +82,11 @@ class Media(Store):
             StorageFull: no space is left; nothing was stored.
         """
         name, about = check_name(file_name), self._about(content_type, metadata)
-        source = Source(file_data, self._runtime)
+        async with opened(file_data, self._runtime) as data:
+            return to_url(await self._content(Source(data, self._runtime), name, content_type, about), name)
+
+    async def _content(self, source: Source, name: str, content_type: str, about: Stored) -> str:
+        """Store a content under a name and return its SHA-256."""
         if not source.repeatable:
             with off_the_clock():
                 source = await self._begun(source)
@@ -94,7 +98,7 @@ class Media(Store):
             sha, blob, size = await self._upload(source, content_type)
         while not await self._named(sha, blob, size, name, about):
             _sha, blob, size = await self._upload(source, content_type, sha)
-        return to_url(sha, name)
+        return sha
 
     def _about(self, content_type: Any, metadata: Any) -> Stored:
         if not isinstance(content_type, str) or not _TYPE.match(content_type):

@@ -9,19 +9,41 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any
 
 from ambidex.core.runtime import Runtime, check_deadline, current_deadline
 from ambidex.errors import Conflict, UnsupportedValue
 
-__all__ = ["PIECE", "Hashing", "Source"]
+__all__ = ["PIECE", "Hashing", "Source", "opened"]
 
 PIECE = 1024 * 1024
 """How much is read at once, in bytes."""
 
 _INLINE = 64 * 1024
+
+
+@asynccontextmanager
+async def opened(data: Any, runtime: Runtime) -> AsyncGenerator[Any, None]:
+    """Yield what a caller handed in; a path as the file that it names, which is closed at the end.
+
+    Raises:
+        UnsupportedValue: the path names nothing that can be read.
+    """
+    if not isinstance(data, os.PathLike):
+        yield data
+        return
+    try:
+        file = await runtime.offload(lambda: open(data, "rb"))  # noqa: SIM115  # closed below, also off the loop
+    except (OSError, ValueError) as error:
+        raise UnsupportedValue(f"the file {os.fspath(data)!r} cannot be read: {error}") from None
+    try:
+        yield file
+    finally:
+        await runtime.offload(file.close)
 
 
 class Source:
@@ -46,7 +68,7 @@ class Source:
         elif isinstance(data, str) or not (hasattr(data, "read") or isinstance(data, AsyncIterable | Iterable)):
             raise UnsupportedValue(
                 f"media is bytes, a file opened in binary mode or a stream of bytes, not {type(data).__name__}; "
-                "open a path with open(path, 'rb')"
+                "a file is named by a pathlib.Path"
             )
 
     @property

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,14 +68,17 @@ class MediaContract(Contract, needs=[Capability.KV, Capability.BLOBS]):
         assert await subject.media.delete(url)
         assert await _listed(subject) == []
 
-    async def test_media_from_everything_that_holds_bytes(self, subject: Subject) -> None:
+    async def test_media_from_everything_that_holds_bytes(self, subject: Subject, tmp_path: Path) -> None:
         """One content gives one blob, wherever its bytes come from."""
         content = bytes(range(256)) * 30_000  # more than is buffered of a stream
         half = len(content) // 2
         file = io.BytesIO(b"skipped" + content)
         file.seek(7)
+        path = tmp_path / "content"
+        path.write_bytes(content)
         sources: list[Any] = [
             content,
+            path,
             bytearray(content),
             memoryview(content),
             file,
@@ -172,7 +176,18 @@ class MediaContract(Contract, needs=[Capability.KV, Capability.BLOBS]):
 
     async def test_media_that_is_no_bytes_is_refused(self, subject: Subject) -> None:
         """Text most of all: it may be a path, and it may be a content."""
-        for source in ("text", 7, None, io.StringIO("text"), ["text"], [b"a", "b"], object()):
+        for source in (
+            "text",
+            7,
+            None,
+            Path("no such file"),
+            Path("a\0b"),
+            Path("/"),
+            io.StringIO("text"),
+            ["text"],
+            [b"a", "b"],
+            object(),
+        ):
             with pytest.raises(UnsupportedValue):
                 await subject.media.store(source, "a")
         for content_type in ("", "a\r\nX-Evil: 1", "ä/b", None):

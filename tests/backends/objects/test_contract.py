@@ -18,6 +18,15 @@ class TestObjects(BlobContract, MediaContract):
         return UnifiedStorage("memory://", blobs=self.url)
 
 
+class TestObjectsOnAnotherServer(MediaContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, signed_s3_server: Service) -> None:
+        self.url = signed_s3_server.url
+
+    def make_storage(self, tmp_path: Path) -> UnifiedStorage:
+        return UnifiedStorage("memory://", blobs=self.url)
+
+
 class TestObjectsBelowAPrefix(BlobContract):
     @pytest.fixture(autouse=True)
     def _server(self, s3_server: Service) -> None:

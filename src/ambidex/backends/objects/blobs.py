@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from ambidex.backends.objects.calls import Calls
 from ambidex.core.keys import blob_segments
 from ambidex.core.ports import BlobInfo
-from ambidex.errors import InvalidKey, InvalidQuery, NotFound, UnsupportedValue
+from ambidex.errors import CapabilityMissing, InvalidKey, InvalidQuery, NotFound, UnsupportedValue
 
 __all__ = ["ObjectBlobs"]
 
@@ -67,10 +67,21 @@ class ObjectBlobs:
         end = size if length is None else min(size, start + length)
         while start < end:
             most = min(_PART, end - start)
-            part = memoryview(await self._calls.call("get_range", key, key, start=start, length=most))
+            part = memoryview(await self._range(key, start, most, size))
             start += len(part)
             for at in range(0, len(part), chunk):
                 yield bytes(part[at : at + chunk])
+
+    async def _range(self, key: str, start: int, length: int, size: int) -> Any:
+        """Return a part of a blob; what is small is taken whole where the server serves no ranges as obstore wants."""
+        if length == size:
+            return await self._calls.whole(key)
+        try:
+            return await self._calls.call("get_range", key, key, start=start, length=length)
+        except CapabilityMissing:
+            if size > _PART:
+                raise
+            return (await self._calls.whole(key))[start : start + length]
 
     async def _size(self, key: str) -> int:
         found = await self._calls.call("head", key, key)

@@ -48,6 +48,10 @@ class Calls(ABC):
         """Call the function of obstore with the blob's key and arguments."""
 
     @abstractmethod
+    async def whole(self, key: str) -> bytes:
+        """Return a blob that is known to be small."""
+
+    @abstractmethod
     async def first_page(self, prefix: str, after: str | None, limit: int) -> list[Any]:
         """Return the first page of a listing."""
 
@@ -86,6 +90,13 @@ class BlockingCalls(Calls):
         except Exception as error:
             raise self._translated(error, name, key) from None
 
+    async def whole(self, key: str) -> bytes:
+        client = self.target.client(remaining(self._until("get")))
+        try:
+            return bytes(obstore.get(client, key).bytes())
+        except Exception as error:
+            raise self._translated(error, "get", key) from None
+
     async def first_page(self, prefix: str, after: str | None, limit: int) -> list[Any]:
         client = self.target.client(remaining(self._until("list")))
         try:
@@ -113,6 +124,14 @@ class AsyncCalls(Calls):
         return await self._in_time(
             name, key, lambda client: getattr(obstore, f"{name}_async")(client, *args, **options)
         )
+
+    async def whole(self, key: str) -> bytes:
+        async def read(client: Any) -> bytes:
+            found = await obstore.get_async(client, key)
+            return bytes(await found.bytes_async())
+
+        found: bytes = await self._in_time("get", key, read)
+        return found
 
     async def first_page(self, prefix: str, after: str | None, limit: int) -> list[Any]:
         async def page(client: Any) -> list[Any]:

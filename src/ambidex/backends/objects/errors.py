@@ -63,6 +63,11 @@ def _transport(text: str, status: int, where: str, said: str, writing: bool) -> 
         )
     if kind == "Connect":
         return errors.Unavailable(f"{where} cannot be reached{said}; is the endpoint right, and up?")
+    if "NotPartial" in text:
+        return errors.CapabilityMissing(
+            f"the server of {where} answers a range with 200 instead of 206, "
+            "so ranges of large files cannot be read there"
+        )
     if writing:
         return errors.OutcomeUnknown(f"writing {where} failed{said}; writing it again does no harm", retryable=True)
     if 400 <= status < 500:
