@@ -12,10 +12,12 @@ import importlib
 import statistics
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
+
+from bench.data import KEYS
 
 __all__ = [
     "ADDED_MS",
@@ -233,6 +235,22 @@ def tasks(
         return time.perf_counter() - start
 
     return lambda number: runner.run(timed(iter(list(islice(source, number)))))
+
+
+def compare_tasks(
+    bench: Bench,
+    runner: asyncio.Runner,
+    ours: Callable[[Any], Awaitable[object]],
+    theirs: Callable[[Any], Awaitable[object]],
+    in_flight: int,
+    arguments: Sequence[object] = KEYS,
+) -> Samples:
+    """Compare calls of a key, or of one of the arguments, with as many in flight."""
+    return bench.compare(
+        tasks(runner, ours, arguments, in_flight=in_flight),
+        tasks(runner, theirs, arguments, in_flight=in_flight),
+        least=1 if in_flight == 1 else 4 * in_flight,
+    )
 
 
 @dataclass(frozen=True, slots=True)

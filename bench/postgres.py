@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -23,9 +23,9 @@ from bench.harness import (
     at_least,
     at_most,
     calls,
+    compare_tasks,
     require,
     row,
-    tasks,
 )
 from bench.services import storage, url
 
@@ -117,7 +117,7 @@ def _get_async(bench: Bench, in_flight: int) -> Samples:
         async def peer(key: str) -> Any:
             return unpack(await pool.fetchval(statement, key))
 
-        return _in_flight(bench, runner, ours.aio.kv.get, peer, in_flight)
+        return compare_tasks(bench, runner, ours.aio.kv.get, peer, in_flight)
 
 
 @row(
@@ -131,7 +131,7 @@ def set_async_128(bench: Bench) -> Samples:
     statement = _SET.format("$1", "$2")
     with _asyncpg() as (runner, ours, pool):
         kv = ours.aio.kv
-        return _in_flight(
+        return compare_tasks(
             bench,
             runner,
             lambda write: kv.set(*write),
@@ -139,22 +139,6 @@ def set_async_128(bench: Bench) -> Samples:
             _IN_FLIGHT,
             WRITES,
         )
-
-
-def _in_flight(
-    bench: Bench,
-    runner: asyncio.Runner,
-    ours: Callable[[Any], Awaitable[object]],
-    theirs: Callable[[Any], Awaitable[object]],
-    in_flight: int,
-    arguments: Sequence[object] = KEYS,
-) -> Samples:
-    """Compare calls of a key, or of one of the arguments, with as many in flight."""
-    return bench.compare(
-        tasks(runner, ours, arguments, in_flight=in_flight),
-        tasks(runner, theirs, arguments, in_flight=in_flight),
-        least=1 if in_flight == 1 else 4 * in_flight,
-    )
 
 
 @row(
@@ -200,7 +184,7 @@ def set_many(bench: Bench) -> Samples:
 def get_py_key_value(bench: Bench) -> Samples:
     with _asyncpg() as (runner, ours, pool):
         store = _postgres_store(runner, pool)
-        return _in_flight(bench, runner, ours.aio.kv.get, store.get, _IN_FLIGHT)
+        return compare_tasks(bench, runner, ours.aio.kv.get, store.get, _IN_FLIGHT)
 
 
 @row(
@@ -209,7 +193,7 @@ def get_py_key_value(bench: Bench) -> Samples:
 def set_py_key_value(bench: Bench) -> Samples:
     with _asyncpg() as (runner, ours, pool):
         store, kv = _postgres_store(runner, pool), ours.aio.kv
-        return _in_flight(
+        return compare_tasks(
             bench, runner, lambda write: kv.set(*write), lambda write: store.put(*write), _IN_FLIGHT, WRITES
         )
 

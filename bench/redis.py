@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
@@ -24,9 +24,9 @@ from bench.harness import (
     at_least,
     at_most,
     calls,
+    compare_tasks,
     require,
     row,
-    tasks,
 )
 from bench.services import storage, url
 
@@ -92,14 +92,14 @@ def _get_async(bench: Bench, in_flight: int) -> Samples:
         async def peer(key: str) -> Any:
             return unpack(await client.get("raw:" + key))
 
-        return _in_flight(bench, runner, ours.aio.kv.get, peer, in_flight)
+        return compare_tasks(bench, runner, ours.aio.kv.get, peer, in_flight)
 
 
 @row("redis.set-async-128", "await kv.set, 128 in flight", against="redis.asyncio", kind=FASTER)
 def set_async_128(bench: Bench) -> Samples:
     with _loop() as (runner, ours), _redis_asyncio(runner, 128) as client:
         kv = ours.aio.kv
-        return _in_flight(
+        return compare_tasks(
             bench,
             runner,
             lambda write: kv.set(*write),
@@ -107,22 +107,6 @@ def set_async_128(bench: Bench) -> Samples:
             128,
             WRITES,
         )
-
-
-def _in_flight(
-    bench: Bench,
-    runner: asyncio.Runner,
-    ours: Callable[[Any], Awaitable[object]],
-    theirs: Callable[[Any], Awaitable[object]],
-    in_flight: int,
-    arguments: Sequence[object] = KEYS,
-) -> Samples:
-    """Compare calls of a key, or of one of the arguments, with as many in flight."""
-    return bench.compare(
-        tasks(runner, ours, arguments, in_flight=in_flight),
-        tasks(runner, theirs, arguments, in_flight=in_flight),
-        least=1 if in_flight == 1 else 4 * in_flight,
-    )
 
 
 @contextmanager
@@ -184,7 +168,7 @@ def coredis(bench: Bench) -> Samples:
             return unpack(await client.get("raw:" + key))
 
         with _held(runner, client) if hasattr(client, "__aenter__") else nullcontext():  # from its version 6 on
-            return _in_flight(bench, runner, ours.aio.kv.get, peer, 128)
+            return compare_tasks(bench, runner, ours.aio.kv.get, peer, 128)
 
 
 @contextmanager
@@ -226,7 +210,7 @@ def valkey_glide(bench: Bench) -> Samples:
             return unpack(await client.get("raw:" + key))
 
         try:
-            return _in_flight(bench, runner, ours.aio.kv.get, peer, 128)
+            return compare_tasks(bench, runner, ours.aio.kv.get, peer, 128)
         finally:
             runner.run(client.close())
 
@@ -234,14 +218,14 @@ def valkey_glide(bench: Bench) -> Samples:
 @row("redis.get-py-key-value", "await kv.get, 128 in flight", against="py-key-value-aio RedisStore", kind=FASTER)
 def get_py_key_value(bench: Bench) -> Samples:
     with _loop() as (runner, ours), _redis_store(runner) as store:
-        return _in_flight(bench, runner, ours.aio.kv.get, store.get, 128)
+        return compare_tasks(bench, runner, ours.aio.kv.get, store.get, 128)
 
 
 @row("redis.set-py-key-value", "await kv.set, 128 in flight", against="py-key-value-aio RedisStore", kind=FASTER)
 def set_py_key_value(bench: Bench) -> Samples:
     with _loop() as (runner, ours), _redis_store(runner) as store:
         kv = ours.aio.kv
-        return _in_flight(bench, runner, lambda write: kv.set(*write), lambda write: store.put(*write), 128, WRITES)
+        return compare_tasks(bench, runner, lambda write: kv.set(*write), lambda write: store.put(*write), 128, WRITES)
 
 
 @contextmanager

@@ -24,10 +24,8 @@ def unavailable() -> str | None:
     return f"the package {missing[0]} is not installed" if missing else None
 
 
-class S3Server(Server):
-    """An object store."""
-
-    kind = "s3"
+class _S3(Server):
+    """What both have: one bucket at an endpoint, and two credentials."""
 
     def __init__(self) -> None:
         super().__init__("wheel")
@@ -38,7 +36,17 @@ class S3Server(Server):
 
     @property
     def url(self) -> str:
-        return f"s3://key:secret@{BUCKET}?endpoint={self.endpoint}&region=us-east-1"
+        return self.url_for(SECRET_KEY)
+
+    def url_for(self, secret: str, access_key: str = ACCESS_KEY) -> str:
+        """The same place with other credentials."""
+        return f"s3://{access_key}:{secret}@{BUCKET}?endpoint={self.endpoint}&region=us-east-1"
+
+
+class S3Server(_S3):
+    """An object store."""
+
+    kind = "s3"
 
     def unavailable(self) -> str | None:
         return unavailable()
@@ -65,25 +73,10 @@ def _rclone() -> Path:
     return Path(sys.executable).with_name("rclone")
 
 
-class SignedS3Server(Server):
+class SignedS3Server(_S3):
     """An object store that refuses wrong and expired signatures."""
 
     kind = "s3-signed"
-
-    def __init__(self) -> None:
-        super().__init__("wheel")
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return self.url_for(SECRET_KEY)
-
-    def url_for(self, secret: str, access_key: str = ACCESS_KEY) -> str:
-        """The same place with other credentials."""
-        return f"s3://{access_key}:{secret}@{BUCKET}?endpoint={self.endpoint}&region=us-east-1"
 
     @property
     def bucket(self) -> Path:
