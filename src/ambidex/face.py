@@ -15,7 +15,7 @@ from ambidex.core.dual import Store, context, operation
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
 from ambidex.core.runtime import Runtime, deadline, in_unit, one_deadline, unit
-from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict
+from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, TenantMismatch
 from ambidex.settings import Settings
 
 __all__ = ["Core", "Face", "StorageBackend"]
@@ -156,6 +156,12 @@ class Face(Store):
 
             local = self._core.local_blobs()
             return stores.Media(kv, replace(kv, leaf=local.blocking if self._is_blocking else local.aio))
+
+    @lazy
+    def _outbox(self) -> stores.OutboxAdmin:
+        if self._tenant:
+            raise TenantMismatch("transactions of all tenants share one outbox; ask the storage itself, not a tenant's")
+        return stores.OutboxAdmin(self._core.outbox(self._is_blocking), self._timeout)
 
     def _search_scope(self) -> stores.Scope | None:
         """Return the scope of search, or None: conversations and documents are kept without it, too."""
@@ -307,7 +313,7 @@ class Face(Store):
         """Make the writes that committed transactions have left for other backends; return of how many transactions.
 
         It happens by itself, too: at uses of those backends, at most every half minute. What a backend does not take
-        now stays for later.
+        now stays for later; what it refuses for good is set aside for ``storage.outbox``.
 
         Raises:
             CapabilityMissing: the main backend has no transactions.

@@ -161,7 +161,12 @@ class _Core:
         return next(name for name in OVERRIDES if name in places and self._backends.get(places[name]) is backend)
 
     def _target(self, blocking: bool, place: str) -> stores.Target:
-        backend = self.backend(Capability(place))
+        backend = self.backend(Capability(place)) if place in OVERRIDES else None
+        if backend is None or not self._is_elsewhere(backend):
+            raise ConfigurationError(
+                f"a unit has left writes for the backend on which its process had placed {place!r}, and this one has "
+                f"that on the backend of transactions; open both alike: UnifiedStorage(…, {place}=…)"
+            )
         return stores.Target(self._plain(backend, blocking), backend.capabilities, backend.name)
 
     def _protected(self, backend: Backend, leaf: Leaf, blocking: bool) -> Leaf:
@@ -285,6 +290,11 @@ class AsyncStorage(Face):
         """Files by content."""
         return self._media
 
+    @property
+    def outbox(self) -> stores.OutboxAdmin:
+        """What transactions have left for other backends."""
+        return self._outbox
+
     def tenant(self, name: str) -> AsyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
         return AsyncStorage(self._core, _tenant(self._tenant, name))
@@ -358,6 +368,12 @@ class SyncStorage(Blocking, Face):
     def media(self) -> stores.BlockingMedia:
         """Files by content."""
         return stores.BlockingMedia(*self._media._bound)
+
+    @lazy
+    def outbox(self) -> stores.BlockingOutboxAdmin:
+        """What transactions have left for other backends."""
+        made = self._outbox
+        return stores.BlockingOutboxAdmin(made._outbox, made._timeout)
 
     def tenant(self, name: str) -> SyncStorage:
         """Return the same face bound to a tenant: it sees that tenant's data and no other."""
@@ -457,6 +473,11 @@ class UnifiedStorage(Detecting, Face, StorageBackend):  # type: ignore[misc]  # 
     def media(self) -> stores.DetectingMedia:
         """Files by content."""
         return stores.DetectingMedia(self.aio.media, self.sync.media)
+
+    @lazy
+    def outbox(self) -> stores.DetectingOutboxAdmin:
+        """What transactions have left for other backends."""
+        return stores.DetectingOutboxAdmin(self.aio.outbox, self.sync.outbox)
 
     @property
     def settings(self) -> Settings:

@@ -8,7 +8,7 @@ import pytest
 import ambidex
 from ambidex.cli import main
 
-COMMANDS = ("demo", "health", "get", "set", "delete", "scan", "ingest", "reindex", "search", "chat")
+COMMANDS = ("demo", "health", "get", "set", "delete", "scan", "ingest", "reindex", "search", "chat", "outbox")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +55,10 @@ def test_a_missing_capability_names_the_option(capsys: pytest.CaptureFixture[str
         (["health", "memory://", "--url", "memory://"], "takes one storage"),
         (["search", "a", "--search", "nope"], "'nope' is not a storage URL"),
         (["ingest", ".", "--blobs", "nope"], "'nope' is not a storage URL"),
+        (["outbox", "list", "--kv", "nope"], "'nope' is not a storage URL"),
+        (["outbox", "retry"], "name the ids to retry or discard"),
+        (["outbox", "list", "abc"], "name the ids to retry or discard"),
+        (["outbox", "list", "--limit", "0"], "a limit is 1 to 10,000"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(

@@ -1,4 +1,4 @@
-"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, reindex, search and chat.
+"""The command ``ambidex``: demo, health, get, set, delete, scan, ingest, reindex, search, chat, outbox.
 
 The entry point ``ambidex`` calls :func:`main`. The modules are named for what their commands are about; ``app.py`` puts
 them together, ``places.py`` and ``output.py`` hold what they share. The invariant: importing this package loads no

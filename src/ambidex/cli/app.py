@@ -14,6 +14,7 @@ from ambidex.cli.chat import chat
 from ambidex.cli.demo import demo
 from ambidex.cli.health import health
 from ambidex.cli.keys import delete, get, scan, set_
+from ambidex.cli.outbox import outbox
 from ambidex.cli.places import Places
 from ambidex.cli.texts import ingest, reindex, search
 from ambidex.demo.exits import exit_code
@@ -66,6 +67,6 @@ def _app() -> App:
         suppress_keyboard_interrupt=False,
     )
     Parameter(name="*")(Places)  # its fields are options of each command that takes one
-    for command in (demo, health, get, set_, delete, scan, ingest, reindex, search, chat):
+    for command in (demo, health, get, set_, delete, scan, ingest, reindex, search, chat, outbox):
         app.command(command, name=command.__name__.rstrip("_"))
     return app

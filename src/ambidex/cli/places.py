@@ -25,6 +25,8 @@ class Places:
         search: a storage for the search index, if it is another.
         records: a storage for typed records, if it is another.
         blobs: a storage for large files, if it is another.
+        kv: a storage for keys and values, if it is another.
+        log: a storage for streams, if it is another.
         embedder: what makes vectors of texts: auto, none, wordllama, minilm or minilm:FOLDER.
     """
 
@@ -32,6 +34,8 @@ class Places:
     search: str | None = None
     records: str | None = None
     blobs: str | None = None
+    kv: str | None = None
+    log: str | None = None
     embedder: str | None = None
 
     def storage(self) -> UnifiedStorage:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ambidex.stores.log import BlockingLog, DetectingLog, Log
     from ambidex.stores.media import BlockingMedia, DetectingMedia, Media
     from ambidex.stores.outbox import Outbox, Shared, Target
+    from ambidex.stores.outbox_admin import BlockingOutboxAdmin, DetectingOutboxAdmin, OutboxAdmin
     from ambidex.stores.repository import BlockingRepository, DetectingRepository, Repository
     from ambidex.stores.scope import Scope
     from ambidex.stores.search import BlockingIndex, DetectingIndex, Index
@@ -32,6 +33,7 @@ __all__ = [
     "BlockingKeyValue",
     "BlockingLog",
     "BlockingMedia",
+    "BlockingOutboxAdmin",
     "BlockingRepository",
     "Conversations",
     "DetectingConversations",
@@ -40,6 +42,7 @@ __all__ = [
     "DetectingKeyValue",
     "DetectingLog",
     "DetectingMedia",
+    "DetectingOutboxAdmin",
     "DetectingRepository",
     "Documents",
     "Embedder",
@@ -49,6 +52,7 @@ __all__ = [
     "Media",
     "Message",
     "Outbox",
+    "OutboxAdmin",
     "QueryCache",
     "Repository",
     "Scope",
@@ -63,6 +67,7 @@ _HOME = {
     "BlockingKeyValue": "stores.kv",
     "BlockingLog": "stores.log",
     "BlockingMedia": "stores.media",
+    "BlockingOutboxAdmin": "stores.outbox_admin",
     "BlockingRepository": "stores.repository",
     "Conversations": "stores.conversations",
     "DetectingConversations": "stores.conversations",
@@ -71,6 +76,7 @@ _HOME = {
     "DetectingKeyValue": "stores.kv",
     "DetectingLog": "stores.log",
     "DetectingMedia": "stores.media",
+    "DetectingOutboxAdmin": "stores.outbox_admin",
     "DetectingRepository": "stores.repository",
     "Documents": "stores.documents",
     "Embedder": "core.embedding",
@@ -80,6 +86,7 @@ _HOME = {
     "Media": "stores.media",
     "Message": "core.messages",
     "Outbox": "stores.outbox",
+    "OutboxAdmin": "stores.outbox_admin",
     "QueryCache": "stores.cache",
     "Repository": "stores.repository",
     "Scope": "stores.scope",

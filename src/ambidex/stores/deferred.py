@@ -15,7 +15,8 @@ from typing import Any, cast
 from ambidex.core.codec import Stored
 from ambidex.core.ports import IndexItem, Leaf, Put, When
 from ambidex.errors import UsageError
-from ambidex.stores.outbox import Entry, Outbox, Unit
+from ambidex.stores.outbox import Outbox, Unit
+from ambidex.stores.outbox_rows import Entry
 from ambidex.stores.record_writes import RecordWrites
 from ambidex.stores.undecided import undecided
 
@@ -126,19 +127,23 @@ class _Port:
         return method
 
     async def _defer(self, unit: Unit, name: str, args: Any, kwargs: Any) -> Any:
-        if unit.ended:
-            raise UsageError(
-                f"{self._name}.{name} belongs to a transaction that has ended; end what was started inside before it, "
-                "or start it outside"
-            )
+        self._check_open(unit, name)
         if name in _REFUSED[self._name]:
             raise undecided(self._name, name)
         self._outbox.check(self._place, self._name)
         so_far = [entry for entry in unit.entries if (entry.place, entry.port) == (self._place, self._name)]
         data, result = await getattr(_WRITES[self._name](self._inner, so_far), name)(*args, **kwargs)
+        self._check_open(unit, name)  # it may have ended while the other backend was asked
         if data is not None:
             unit.entries.append(Entry(self._place, self._name, name, data))
         return result
+
+    def _check_open(self, unit: Unit, name: str) -> None:
+        if unit.ended:
+            raise UsageError(
+                f"{self._name}.{name} belongs to a transaction that has ended; end what was started inside before it, "
+                "or start it outside"
+            )
 
 
 class DeferringLeaf:

@@ -13,7 +13,6 @@ row that touches the same key still waits.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import random
 import time
@@ -23,9 +22,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.ids import uuid7
-from ambidex.core.ports import Capability, IndexItem, Leaf, OncePort, Put, When
+from ambidex.core.ports import Capability, Leaf, OncePort, When
 from ambidex.core.runtime import Runtime, deadline
 from ambidex.errors import (
     AlreadyExists,
@@ -34,12 +32,14 @@ from ambidex.errors import (
     CapabilityMissing,
     ConfigurationError,
     Conflict,
+    Corrupted,
     InvalidKey,
     InvalidQuery,
+    NotFound,
     OutcomeUnknown,
     UnsupportedValue,
 )
-from ambidex.stores.record_writes import port_arguments, record_names
+from ambidex.stores.outbox_rows import Entry, Numbered, Row, parse
 
 __all__ = ["Entry", "Outbox", "Shared", "Target", "Unit"]
 
@@ -52,41 +52,10 @@ _RECOVER_SECONDS = 2.0  # somebody waits for something else meanwhile
 _RECOVER_EVERY, _RECOVER_SOON = 30.0, 5.0
 _MARK_MS = 30 * 86_400_000
 _SETTLED_MS = 600_000
+_FRESH_SECONDS, _READ_AGAIN_SECONDS = 300.0, 60.0  # well before marks of a row that somebody else has applied are gone
 _PAGE = 100
 _ATTEMPTS = 20
-_HOPELESS = (UnsupportedValue, InvalidKey, InvalidQuery, AlreadyExists)
-
-
-class Entry(NamedTuple):
-    """One write to another backend, as data."""
-
-    place: str
-    """A capability that is placed on that backend; its leaf's ports may serve others, too."""
-    port: str
-    method: str
-    args: list[Any]
-
-    def touches(self) -> list[tuple[Any, ...]]:
-        """Return what has an order: keys, streams, records and namespaces of an index."""
-        if self.port == "records":
-            return [(self.place, self.port, *name) for name in record_names(self.method, self.args)]
-        names = [self.args[0]]
-        if self.port == "kv" and self.method != "put":
-            names = [key if self.method == "delete_many" else key[0] for key in self.args[0]]
-        return [(self.place, self.port, name) for name in names]
-
-    def port_args(self) -> list[Any]:
-        """Return what the port's method takes."""
-        args: list[Any] = list(self.args)
-        if self.port == "records":
-            return port_arguments(self.method, args)
-        if self.method == "put":
-            args.append(When.ALWAYS)
-        elif self.method == "put_many":
-            args[0] = [Put(*item) for item in args[0]]
-        elif self.method == "index":
-            args[1] = [IndexItem(*item) for item in args[1]]
-        return args
+_HOPELESS = (UnsupportedValue, InvalidKey, InvalidQuery, AlreadyExists, Corrupted)
 
 
 class Unit:
@@ -121,17 +90,8 @@ class Shared:
     unit: ContextVar[Unit | None] = field(default_factory=lambda: ContextVar("ambidex_unit", default=None))
     due: float = 0.0
     """When, on the monotonic clock, somebody should look for rows that were left."""
-
-
-class _Waiting(NamedTuple):
-    """A row that has not been applied, as it was read."""
-
-    name: str
-    at: int
-    entries: list[Entry]
-
-    def touches(self) -> set[tuple[Any, ...]]:
-        return {touched for entry in self.entries for touched in entry.touches()}
+    paused: float = 0.0
+    """Until when, after a target has failed, units do not work off a long queue."""
 
 
 class Outbox:
@@ -178,6 +138,10 @@ class Outbox:
                 yield
                 unit.ended = True
                 row = await self._write(unit) if unit.entries else None
+        except BaseException:
+            if row is not None:  # it may have been committed all the same
+                self._look_within(_RECOVER_SOON)
+            raise
         finally:
             unit.ended = True
             self.shared.unit.reset(token)
@@ -202,15 +166,15 @@ class Outbox:
                 "write there before or after the transaction"
             )
 
-    async def _write(self, unit: Unit) -> _Waiting:
+    async def _write(self, unit: Unit) -> Row:
         """Put the row into the transaction, with a lease that says who is going to apply it."""
-        row = _Waiting(uuid7().hex, time.time_ns() // 1_000_000, unit.entries)
-        stored = encode({"at": row.at, "entries": [list(entry) for entry in row.entries]})
-        await self._home.kv.put(_ROW + row.name, stored, None, When.ALWAYS)
+        at = time.time_ns() // 1_000_000
+        row = Row(uuid7().hex, at, list(enumerate(unit.entries)), time.monotonic())
+        await self._home.kv.put(_ROW + row.name, row.stored(), None, When.ALWAYS)
         await self._home.kv.put(_LEASE + row.name, 1, _LEASE_MS, When.ALWAYS)
         return row
 
-    async def _after(self, row: _Waiting) -> None:
+    async def _after(self, row: Row) -> None:
         """Apply the row of a unit that was committed; it is committed whatever happens here."""
         try:
             with deadline(_APPLY_SECONDS):
@@ -218,14 +182,18 @@ class Outbox:
                 if not whole:  # many wait already: this one queues up
                     await self._home.kv.delete_many([_LEASE + row.name])
                     self._look_within(_RECOVER_SOON)
-                    await self.recover(force=False)
+                    if time.monotonic() >= self.shared.paused:
+                        await self.recover(force=False)
                     return
                 for waiting in (*older, row):
                     await self._apply(waiting)
-        except AmbidexError as error:
+        except Exception as error:  # also what a backend of somebody else's lets escape
             _log.warning("a unit was committed; what it left for other backends waits until they take it: %s", error)
             self._look_within(_RECOVER_SOON)
             await self._release(row.name)
+        except BaseException:  # nobody waits for it any more
+            self._look_within(_RECOVER_SOON)
+            raise
         else:
             if self.is_due():
                 await self.recover_if_due()
@@ -237,7 +205,7 @@ class Outbox:
         except AmbidexError:
             pass  # it ends by itself
 
-    async def _older(self, row: _Waiting) -> tuple[list[_Waiting], bool]:
+    async def _older(self, row: Row) -> tuple[list[Row], bool]:
         """Return the older rows that must be applied before this one, in order; false where that would be too many."""
         keys, after = await self._home.kv.scan(_ROW, None, _PAGE)
         names = [key for key in sorted(keys) if key < _ROW + row.name]
@@ -245,7 +213,7 @@ class Outbox:
             return [], True
         if after is not None and len(names) == len(keys):
             return [], False
-        touched, found = row.touches(), list[_Waiting]()
+        touched, found = row.touches(), list[Row]()
         for waiting in reversed(await self._read(names)):
             mine = waiting.touches()
             if mine & touched:
@@ -253,9 +221,21 @@ class Outbox:
                 found.append(waiting)
         return found[::-1], True
 
-    async def _read(self, keys: Sequence[str]) -> list[_Waiting]:
+    async def _read(self, keys: Sequence[str]) -> list[Row]:
+        """Return the rows that exist; one that nobody here can read is set aside, or it would hold up all others."""
         stored = await self._home.kv.get_many(keys) if keys else []
-        return [_parse(key, body) for key, body in zip(keys, stored, strict=True) if body is not None]
+        rows: list[Row] = []
+        for key, body in zip(keys, stored, strict=True):
+            if body is None:
+                continue
+            name = key[len(_ROW) :]
+            try:
+                rows.append(parse(name, body))
+            except Corrupted as error:
+                _log.error("%s; it was set aside", error)
+                await self._home.kv.put(_ASIDE + name, body, None, When.ALWAYS)
+                await self._home.kv.delete_many([key, _LEASE + name])
+        return rows
 
     # ---------------------------------------------------------------- what was left
 
@@ -274,7 +254,7 @@ class Outbox:
         try:
             with deadline(_RECOVER_SECONDS):
                 await self.recover(force=False)
-        except AmbidexError as error:
+        except Exception as error:  # the caller wants something else
             _log.warning("what units left for other backends could not be looked for: %s", error)
             self._look_within(_RECOVER_SOON)
 
@@ -301,17 +281,18 @@ class Outbox:
             rows = await self._read(sorted(keys))
             leases = await self._home.kv.get_many([_LEASE + row.name for row in rows]) if rows else []
             for row, lease in zip(rows, leases, strict=True):
-                places, touched = {entry.place for entry in row.entries}, row.touches()
+                places, touched = {entry.place for _, entry in row.entries}, row.touches()
                 if (lease is not None and not force) or places & failed or touched & blocked:
                     blocked |= touched
                     self._look_within(_RECOVER_SOON)
                     continue
                 try:
-                    done += int(await self._apply(row))
+                    done += int(await self._apply_if_there(row))
                 except AmbidexError as error:
                     _log.warning("what a unit left for other backends waits on: %s", error)
-                    if not isinstance(error, ConfigurationError):  # one table that does not fit, not the target
+                    if not isinstance(error, ConfigurationError | CapabilityMissing):  # the target, not one table
                         failed |= places
+                        self.shared.paused = time.monotonic() + _RECOVER_SOON
                     blocked |= touched
                     self._look_within(_RECOVER_SOON)
                 if not force:
@@ -319,47 +300,63 @@ class Outbox:
             if after is None:
                 return done
 
+    async def _apply_if_there(self, row: Row) -> bool:
+        """Apply a row of a page that may have been read long ago: somebody else may have done it meanwhile."""
+        if time.monotonic() - row.read < _READ_AGAIN_SECONDS:
+            return await self._apply(row)
+        again = await self._read([_ROW + row.name])
+        return bool(again) and await self._apply(again[0])
+
     # ---------------------------------------------------------------- applying
 
-    async def _apply(self, row: _Waiting) -> bool:
+    async def _apply(self, row: Row) -> bool:
         """Apply what was not applied of a row and delete it; False where its entries can never be applied."""
-        groups = [
-            (place, [(f"{row.name}:{at}", _aged(entry, row.at)) for at, entry in group])
-            for place, group in itertools.groupby(enumerate(row.entries), key=lambda one: one[1].place)
-        ]
-        hopeless = False
-        for place, named in groups:
-            target = self._target(place)
-            try:
-                await self._apply_group(target, named)
-            except _HOPELESS as error:
-                hopeless = True
-                _log.error(
-                    "%s refuses what the unit %s left for it; that was set aside: %s", target.name, row.name, error
-                )
+        rest, error = await self._deliver(row)
         kv = self._home.kv
-        if hopeless:
-            await kv.put(_ASIDE + row.name, _stored(row), None, When.ALWAYS)
+        if error is not None:
+            await kv.put(_ASIDE + row.name, row.set_aside(rest, error), None, When.ALWAYS)
         await kv.delete_many([_ROW + row.name, _LEASE + row.name])
-        for place, named in groups:
-            await self._settle(self._target(place), named)
-        return not hopeless
+        await self._settle(row, rest)
+        return error is None
 
-    async def _apply_group(self, target: Target, named: list[tuple[str, Entry]]) -> None:
-        once = target.once(named[0][1].port)
-        if once is not None:
-            for name, entry in named:
-                await self._insist(functools.partial(once.apply, name, *_once_call(entry)))
-            return
-        mark = _MARK + named[0][0]
+    async def _deliver(self, row: Row) -> tuple[list[Numbered], AmbidexError | None]:
+        """Make a row's entries; return those that were refused for good, with those behind them, and why."""
+        refused: list[Numbered] = []
+        why: AmbidexError | None = None
+        with deadline(row.read + _FRESH_SECONDS - time.monotonic()):
+            for place, group in row.groups():
+                target = self._target(place)
+                rest, error = await self._apply_group(target, row, group)
+                if error is not None:
+                    refused += rest
+                    why = why or error
+                    _log.error(
+                        "%s refuses what the unit %s left for it; that was set aside: %s", target.name, row.name, error
+                    )
+        return refused, why
 
-        async def together() -> None:
-            async with target.leaf.transaction():
-                if await target.leaf.kv.put(mark, 1, _MARK_MS, When.ABSENT):
-                    for _, entry in named:
-                        await _call(target.leaf, entry)
+    async def _apply_group(
+        self, target: Target, row: Row, group: list[Numbered]
+    ) -> tuple[list[Numbered], AmbidexError | None]:
+        """Make consecutive entries; return what is left from the first one that is refused for good, and why."""
+        once = target.once(group[0][1].port)
+        if once is None:
+            steps = [functools.partial(self._together, target.leaf, row.mark(group[0][0]), group)]
+        else:
+            steps = [functools.partial(once.apply, row.mark(number), *one.once_call()) for number, one in group]
+        for at, step in enumerate(steps):
+            try:
+                await self._insist(step)
+            except _HOPELESS as error:
+                return group[at:], error
+        return [], None
 
-        await self._insist(together)
+    async def _together(self, leaf: Leaf, mark: str, group: list[Numbered]) -> None:
+        """Make entries in one transaction with a mark, unless it is there."""
+        async with leaf.transaction():
+            if await leaf.kv.put(_MARK + mark, 1, _MARK_MS, When.ABSENT):
+                for _, entry in group:
+                    await _call(leaf, entry)
 
     async def _insist(self, call: Callable[[], Any]) -> None:
         """Call again while others win a race or the reply is lost: the mark makes that harmless."""
@@ -376,39 +373,79 @@ class Outbox:
                 return
             await self._runtime.sleep(random.uniform(0, min(0.1, 0.001 * 2**attempt)))  # noqa: S311  # jitter
 
-    async def _settle(self, target: Target, named: list[tuple[str, Entry]]) -> None:
+    async def _settle(self, row: Row, rest: Sequence[Numbered]) -> None:
         """Let marks end soon that nobody will ask for, save one who began before and is late."""
+        refused = {number for number, _ in rest}
         try:
-            once = target.once(named[0][1].port)
-            if once is None:
-                await target.leaf.kv.touch(_MARK + named[0][0], _SETTLED_MS)
-                return
-            for name, entry in named:
-                await once.settle(name, *_once_call(entry))
+            for place, group in row.groups():
+                target, applied = self._target(place), [one for one in group if one[0] not in refused]
+                once = target.once(group[0][1].port)
+                if once is None and applied:
+                    await target.leaf.kv.touch(_MARK + row.mark(group[0][0]), _SETTLED_MS)
+                elif once is not None:
+                    for number, entry in applied:
+                        await once.settle(row.mark(number), *entry.once_call())
         except AmbidexError:
             pass  # they end by themselves after a month
 
+    # ---------------------------------------------------------------- what cannot be applied
 
-def _parse(key: str, stored: Stored) -> _Waiting:
-    body = decode(stored)
-    return _Waiting(key[len(_ROW) :], body["at"], [Entry(*entry) for entry in body["entries"]])
+    async def left(self, aside: bool, limit: int) -> list[tuple[str, Row | Corrupted]]:
+        """Return up to ``limit`` rows that wait, or that were set aside, by name; for one that is unreadable, why.
 
+        Args:
+            aside: which of the two.
+            limit: how many.
+        """
+        prefix, keys, after = _ASIDE if aside else _ROW, list[str](), None
+        while len(keys) < limit:
+            page, after = await self._home.kv.scan(prefix, after, min(_PAGE, limit - len(keys)))
+            keys += page
+            if after is None:
+                break
+        stored = await self._home.kv.get_many(keys) if keys else []
+        found: list[tuple[str, Row | Corrupted]] = []
+        for key, body in zip(keys, stored, strict=True):
+            if body is not None:
+                name = key[len(prefix) :]
+                try:
+                    found.append((name, parse(name, body)))
+                except Corrupted as error:
+                    found.append((name, error))
+        return sorted(found, key=lambda one: one[0])
 
-def _stored(row: _Waiting) -> Stored:
-    return encode({"at": row.at, "entries": [list(entry) for entry in row.entries]})
+    async def retry(self, name: str) -> None:
+        """Make what was set aside of a unit, behind older units that touch the same.
 
+        Raises:
+            NotFound: nothing of this name was set aside.
+            Busy: too many wait before it.
+        """
+        kv = self._home.kv
+        stored = await kv.get(_ASIDE + name)
+        if stored is None:
+            raise NotFound(f"nothing of a unit {name!r:.60} was set aside; outbox.failed() lists what was")
+        row = parse(name, stored)
+        older, whole = await self._older(row)
+        if not whole:
+            raise Busy(f"more than {_PAGE} units wait before {name}; call recover() first", retry_after=_RECOVER_SOON)
+        for waiting in older:
+            await self._apply(waiting)
+        rest, error = await self._deliver(row)
+        if error is not None:
+            await kv.put(_ASIDE + name, row.set_aside(rest, error), None, When.ALWAYS)
+        else:
+            await kv.delete_many([_ASIDE + name])
+        await self._settle(row, rest)
+        if error is not None:
+            raise error
 
-def _aged(entry: Entry, at: int) -> Entry:
-    """Return an entry whose time to live counts from the commit, not from now."""
-    ttl = entry.args[-1]
-    if entry.method not in ("put", "put_many", "append") or ttl is None:
-        return entry
-    return entry._replace(args=[*entry.args[:-1], max(1, ttl - max(0, time.time_ns() // 1_000_000 - at))])
-
-
-def _once_call(entry: Entry) -> tuple[str, str, list[Any]]:
-    """Return what :class:`OncePort` takes beside the name."""
-    return entry.port, entry.method, entry.port_args() if entry.port == "records" else entry.args
+    async def discard(self, name: str) -> bool:
+        """Forget a row, whether it was set aside or waits; False where there is none."""
+        if not await self._home.kv.delete_many([_ASIDE + name, _ROW + name]):
+            return False
+        await self._home.kv.delete_many([_LEASE + name])
+        return True
 
 
 async def _call(leaf: Leaf, entry: Entry) -> None:
