@@ -328,6 +328,33 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
                     await ask(**filters)
             with pytest.raises(InvalidQuery):
                 await things.explain(**filters)
+        for order in ("nothing", "", "tags", ["age", "-age"], 5, {"age": 1}):
+            with pytest.raises(InvalidQuery, match=r"order"):
+                await things.list(order_by=order)
+        for size in (0, -1, None, "5", 10_001, True):
+            with pytest.raises(InvalidQuery):
+                await things.page(size=size)
+            if size is not None:
+                with pytest.raises(InvalidQuery):
+                    await things.list(limit=size)
+        assert await things.list(order_by=None, limit=None) == []
+
+    async def test_record_ids_that_are_refused(self, subject: Subject, make: Make) -> None:
+        """None, another type, and one text where several ids are wanted, which is not its characters."""
+        things = subject.repository(make)
+        await things.create_many([make(key="a"), make(key="b")])
+        for id_ in (None, 5, ["a"], b"a", "\x00"):
+            for ask in (things.get, things.delete, things.patch):
+                with pytest.raises(InvalidQuery):
+                    await ask(id_)
+            for several in (things.get_many, things.delete_many):
+                with pytest.raises(InvalidQuery):
+                    await several(["a", id_])
+        for given in ("ab", b"ab", None, 5):
+            for several in (things.get_many, things.delete_many, things.create_many, things.upsert_many):
+                with pytest.raises(InvalidQuery, match="list"):
+                    await several(given)
+        assert await things.count() == 2
 
     async def test_record_order(self, subject: Subject, make: Make) -> None:
         """By several fields in both directions; None comes first, and last when descending."""
