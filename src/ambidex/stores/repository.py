@@ -26,8 +26,6 @@ from ambidex.stores.scope import Scope
 from ambidex.stores.secrets import signing_key
 
 __all__ = [
-    "BaseRepository",
-    "BaseSyncRepository",
     "BlockingRepository",
     "DetectingRepository",
     "Page",
@@ -434,10 +432,6 @@ class DetectingRepository(Detecting, Repository[T]):
     def with_deleted(self) -> Self:
         """See :meth:`Repository.with_deleted`."""
         return type(self)(self._aio.with_deleted(), self._sync.with_deleted())
-
-
-BaseRepository = Repository
-BaseSyncRepository = BlockingRepository
 
 
 def _limit(limit: int | None) -> int | None:
