@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ambidex import BaseRepository, BaseSyncRepository, get_provider, get_sync_provider
+from ambidex import (
+    BaseRepository,
+    BaseSyncRepository,
+    RepositoryProvider,
+    SyncRepositoryProvider,
+    get_provider,
+    get_sync_provider,
+)
 from ambidex.errors import ConfigurationError
 from ambidex.providers import close_providers, url_of
 from ambidex.samples import ActionExecution
@@ -28,6 +35,7 @@ def test_one_storage_for_a_url_in_both_modes() -> None:
     with get_sync_provider("sqlite") as provider:
         actions = provider.get_repository(ActionExecution)
         assert isinstance(actions, BaseSyncRepository)
+        assert isinstance(provider, SyncRepositoryProvider)
         created = actions.create(ActionExecution(action="a"))
 
     async def run() -> None:
@@ -35,6 +43,7 @@ def test_one_storage_for_a_url_in_both_modes() -> None:
             assert isinstance(first.get_repository(ActionExecution), BaseRepository)
             assert await first.get_repository(ActionExecution).get(created.id) == created
             assert first.storage is second.storage
+            assert isinstance(first, RepositoryProvider)
 
     asyncio.run(run())
     with get_sync_provider("sqlite", json_serializer=json.dumps, pool_size=5, max_overflow=0, pre_ping=False) as other:
@@ -56,6 +65,9 @@ def test_the_defaults_of_the_pool() -> None:
         ("postgres", {}, "needs the environment variable POSTGRES_DATABASE_URL"),
         ("redis", {"REDIS_URL": ""}, "needs the environment variable REDIS_URL"),
         ("sqlite", {}, "needs the environment variable SQLITE_DATABASE_URL"),
+        ("sqlite", {"SQLITE_DATABASE_URL": "data.db"}, "not a storage URL"),
+        ("sqlite", {"SQLITE_DATABASE_URL": "postgresql://u:pw@h/d"}, r"is a URL of postgres.*u:\*\*\*@h"),
+        ("redis", {"REDIS_URL": "memory://"}, "REDIS_URL is a URL of memory, not of redis"),
     ],
 )
 def test_a_backend_that_is_not_configured(backend: str | None, environ: dict[str, str], message: str) -> None:

@@ -475,7 +475,10 @@ def test_a_third_partys_backend_and_what_it_lacks() -> None:
     assert storage.get("key") == 1
     with pytest.raises(CapabilityMissing, match=r"'kvonly' .* has no search; it has kv. Place search elsewhere"):
         storage.sync.index.search("x")
-    with pytest.raises(CapabilityMissing, match="has no transactions"), storage.sync.transaction():
+    advice = (
+        r"has no transactions; .* UnifiedStorage\('sqlite:///data.db', kv='kvonly://"  # and no setting there is not
+    )
+    with pytest.raises(CapabilityMissing, match=advice), storage.sync.transaction():
         pass
     assert storage.health_check() == {"kv": True}
     beside = UnifiedStorage("kvonly://x", search="memory://")

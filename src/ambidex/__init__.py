@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ambidex.providers import RepositoryProvider, SyncRepositoryProvider, get_provider, get_sync_provider
     from ambidex.settings import Settings
     from ambidex.storage import AsyncStorage, StorageBackend, SyncStorage, UnifiedStorage, register_backend
-    from ambidex.stores.repository import BaseRepository, BaseSyncRepository, BlockingRepository, Page, Repository
+    from ambidex.stores.abstract import BaseRepository, BaseSyncRepository
+    from ambidex.stores.repository import BlockingRepository, Page, Repository
 
     unified_storage: UnifiedStorage
 
@@ -27,8 +28,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AsyncStorage": "storage",
-    "BaseRepository": "stores.repository",
-    "BaseSyncRepository": "stores.repository",
+    "BaseRepository": "stores.abstract",
+    "BaseSyncRepository": "stores.abstract",
     "Blocking": "core.dual",
     "BlockingRepository": "stores.repository",
     "CreatedAt": "core.spec",

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ambidex import BlockingRepository, Repository
 from ambidex.errors import ConfigurationError, Unavailable
+from ambidex.settings import parse_url
 from ambidex.storage import AsyncStorage, SyncStorage, UnifiedStorage
 
 __all__ = [
@@ -33,6 +34,7 @@ _VARIABLES = {"postgres": "POSTGRES_DATABASE_URL", "sqlite": "SQLITE_DATABASE_UR
 _BACKENDS = (*_VARIABLES, "memory")
 
 
+@runtime_checkable
 class RepositoryProvider(Protocol):
     """Gives asynchronous repositories."""
 
@@ -41,6 +43,7 @@ class RepositoryProvider(Protocol):
         ...
 
 
+@runtime_checkable
 class SyncRepositoryProvider(Protocol):
     """Gives synchronous repositories."""
 
@@ -80,7 +83,7 @@ def url_of(backend: str | None = None, environ: Mapping[str, str] | None = None)
 
     Raises:
         ConfigurationError: an unknown backend, or its variable (POSTGRES_DATABASE_URL, SQLITE_DATABASE_URL, REDIS_URL)
-            is not set.
+            is not set, or holds no URL of that backend.
     """
     env = os.environ if environ is None else environ
     name = backend or env.get("STORAGE_BACKEND") or "sqlite"
@@ -91,6 +94,12 @@ def url_of(backend: str | None = None, environ: Mapping[str, str] | None = None)
     url = env.get(_VARIABLES[name])
     if not url:
         raise ConfigurationError(f"the backend {name!r} needs the environment variable {_VARIABLES[name]} (a URL)")
+    place, _own = parse_url(url)
+    if place.backend != name:
+        raise ConfigurationError(
+            f"{_VARIABLES[name]} is a URL of {place.backend}, not of {name}: {place.display!r}; "
+            "correct it, or choose the other backend in STORAGE_BACKEND"
+        )
     return url
 
 

@@ -89,9 +89,7 @@ class _Core:
         if capability not in backend.capabilities:
             raise CapabilityMissing(
                 f"the backend {backend.name!r} at {place.display!r} has no {capability}; "
-                f"it has {', '.join(sorted(backend.capabilities))}. "
-                f"Place {capability} elsewhere with a keyword, "
-                f"e.g. UnifiedStorage({place.display!r}, {capability}='sqlite:///data.db')"
+                f"it has {', '.join(sorted(backend.capabilities))}. {_remedy(place.display, str(capability))}"
             )
         return backend
 
@@ -222,6 +220,18 @@ class _Core:
             self._announced = True
             if "logging" in sys.modules:  # else nobody listens
                 sys.modules["logging"].getLogger("ambidex").info("UnifiedStorage initialized")
+
+
+def _remedy(main: str, capability: str) -> str:
+    if capability in OVERRIDES:
+        return (
+            f"Place {capability} elsewhere with a keyword, "
+            f"e.g. UnifiedStorage({main!r}, {capability}='sqlite:///data.db')"
+        )
+    return (
+        f"Only the main backend gives {capability}: make it one that has them, and place the rest on this one, "
+        f"e.g. UnifiedStorage('sqlite:///data.db', kv={main!r})"
+    )
 
 
 def _make_backend(place: BackendUrl, settings: Settings) -> Backend:

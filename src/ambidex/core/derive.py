@@ -106,8 +106,20 @@ def derive(cls: Any) -> RecordSpec:
         try:
             msgspec.msgpack.Decoder(cls)
         except TypeError as error:  # a union of two models without tags, an enumeration of mixed values
-            raise ConfigurationError(f"{name} could not be read back: {error}") from None
+            wrong = next((one for one, hint in annotations_of(cls).items() if not _readable(hint)), None)
+            where = name if wrong is None else f"{name}.{wrong}"
+            raise ConfigurationError(
+                f"{where} could not be read back: {error}; change its type, or keep it out of the model"
+            ) from None
     return spec
+
+
+def _readable(annotation: Any) -> bool:
+    try:
+        msgspec.msgpack.Decoder(annotation)
+    except TypeError:
+        return False
+    return True
 
 
 def annotations_of(cls: Any) -> dict[str, Any]:
@@ -209,7 +221,7 @@ def _field(cls: Any, raw: _Raw) -> tuple[Field, list[Any]]:
     where = f"{_class_name(cls)}.{raw.name}"
     if not _NAME.match(raw.name) or "__" in raw.name or raw.name.lower() == _RESERVED:
         raise ConfigurationError(
-            f"{where}: a field name is up to 63 letters, digits and single underscores, and not {_RESERVED}; "
+            f"{where}: a field name is up to 63 ASCII letters, digits and single underscores, and not {_RESERVED}; "
             "rename the field"
         )
     annotation, marks, nullable = _unwrap(raw.annotation)

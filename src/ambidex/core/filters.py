@@ -103,13 +103,18 @@ def _scalar(kind: Kind, value: Any, name: str) -> Any:
         raise InvalidQuery(f"a filter cannot take this value: {error}") from None
 
 
-def order_of(spec: RecordSpec, order_by: str | Sequence[str]) -> tuple[Order, ...]:
+def order_of(spec: RecordSpec, order_by: str | Sequence[str] | None) -> tuple[Order, ...]:
     """Return an order over fields of the spec; the id stands at its end, so that it decides between equals.
 
     Raises:
-        InvalidQuery: a field is unknown, named twice, or holds nested data.
+        InvalidQuery: it is no name and no list of names, or a field is unknown, named twice, or holds nested data.
     """
-    names = [order_by] if isinstance(order_by, str) else list(order_by)
+    if isinstance(order_by, str):
+        names = [order_by]
+    elif order_by is None or isinstance(order_by, Sequence):
+        names = list(order_by or ())
+    else:
+        raise InvalidQuery(f"order_by is a field's name or a list of them, not {type(order_by).__name__}")
     kinds = {field.name: field.kind for field in spec.fields}
     order: list[Order] = []
     for name in names:

@@ -66,6 +66,8 @@ class Model(Generic[T]):
         self._optional = tuple(f.name for f in self.spec.fields if not f.required and not f.nullable)
         self._many = types.GenericAlias(list, (cls,))
         self._validate = _validator(cls) if is_pydantic(cls) else self._convert
+        self._shape = _shape(self._origin)
+        self._takes_more = is_pydantic(cls) and cast("Any", cls).model_config.get("extra") == "allow"
         self._made = frozenset(  # filled in when a record is stored, so an object may still lack them
             name for name in (self.spec.id, self.spec.version, self.spec.created_at, self.spec.updated_at) if name
         )
@@ -82,6 +84,8 @@ class Model(Generic[T]):
         """
         if not isinstance(obj, self._origin):
             raise UnsupportedValue(f"a {self.name} is needed, not {type(obj).__name__}")
+        if self._takes_more:
+            self._refuse_more(obj)
         return {name: self._value(field, getattr(obj, name), serializer) for name, field in self._fields.items()}
 
     def to_rows(self, objs: Sequence[T], serializer: Serializer | None = None) -> list[dict[str, Any]]:
@@ -100,6 +104,9 @@ class Model(Generic[T]):
     def _columns(self, objs: Sequence[T], serializer: Serializer | None) -> list[Sequence[Any]]:
         if not all(issubclass(kind, self._origin) for kind in set(map(type, objs))):
             raise UnsupportedValue(f"objects of {self.name} are needed")
+        if self._takes_more:
+            for obj in objs:
+                self._refuse_more(obj)
         columns: list[Sequence[Any]] = []
         for name, field in self._fields.items():
             column = list(map(attrgetter(name), objs))
@@ -111,6 +118,14 @@ class Model(Generic[T]):
             else:
                 columns.append(scalars(field.kind, column, where))
         return columns
+
+    def _refuse_more(self, obj: Any) -> None:
+        """Refuse what a pydantic model with ``extra="allow"`` holds beyond its fields: it has no column."""
+        if obj.model_extra:
+            raise UnsupportedValue(
+                f"{self.name} was given {', '.join(map(repr, obj.model_extra))}, which it has no field for; "
+                "add the field, or keep such values in one of their own: more: dict[str, Any] = {}"
+            )
 
     def _value(self, field: Field, value: Any, serializer: Serializer | None = None) -> Any:
         if value is None:
@@ -160,7 +175,9 @@ class Model(Generic[T]):
             UnsupportedValue: see :meth:`checked`.
         """
         if self._validate == self._convert:
-            whole = [self._without_gaps(row) for row in rows] if self._optional else rows
+            whole: Sequence[Any] = [self._without_gaps(row) for row in rows] if self._optional else rows
+            if self._shape is not None:
+                whole = list(map(self._shape, whole))
             try:
                 return cast("list[T]", self._converted(whole, self._many))
             except (msgspec.ValidationError, ValueError, TypeError):
@@ -206,7 +223,7 @@ class Model(Generic[T]):
         return annotations_of(self.cls)
 
     def _convert(self, row: Mapping[str, Any]) -> T:
-        return cast("T", self._converted(row, self.cls))
+        return cast("T", self._converted(row if self._shape is None else self._shape(row), self.cls))
 
     @staticmethod
     def _converted(value: Any, kind: Any) -> Any:
@@ -218,7 +235,10 @@ class Model(Generic[T]):
         without = [row for row in rows if not row[name] and row[name] in (None, "")]
         kind = self._fields[name].kind
         if without and kind is Kind.INTEGER:
-            raise UnsupportedValue(f"{self.name}.{name} is an int and has no value; give it one")
+            raise UnsupportedValue(
+                f"{self.name}.{name} is an int and has no value; give it one, or let it be a UUID or text, "
+                "which gets one by itself"
+            )
         for row, made in zip(without, uuid7s(len(without)), strict=True):
             row[name] = made if kind is Kind.UUID else str(made)
 
@@ -240,6 +260,32 @@ def _validator(cls: Any) -> Callable[[Any], Any]:
     if "by_name" in inspect.signature(cls.model_validate).parameters:
         return functools.partial(cls.model_validate, strict=False, by_name=True)
     return functools.partial(cls.model_validate, strict=False)  # SQLModel, which has no aliases
+
+
+def _shape(cls: type) -> Callable[[Mapping[str, Any]], Any] | None:
+    """Return what brings a row into the form that msgspec reads a Struct from, or None where it is a row's own.
+
+    A Struct may be written under other names (``rename=``) or as an array (``array_like=True``).
+    """
+    if not issubclass(cls, msgspec.Struct):
+        return None
+    fields, tag = msgspec.structs.fields(cls), cls.__struct_config__.tag
+    if cls.__struct_config__.array_like:
+        head = [] if tag is None else [tag]
+
+        def as_array(row: Mapping[str, Any]) -> list[Any]:
+            return head + [row[field.name] if field.name in row else _default(field) for field in fields]
+
+        return as_array
+    names = {field.name: field.encode_name for field in fields}
+    if all(name == written for name, written in names.items()):
+        return None
+    return lambda row: {names[name]: value for name, value in row.items()}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    made = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return msgspec.to_builtins(made)
 
 
 def _validate_nested(kind: type[Any], value: Any) -> Any:

@@ -301,6 +301,8 @@ class DetectingKeyValue(Detecting, KeyValue):
 
 
 def _unique(keys: Iterable[str]) -> list[str]:
+    if isinstance(keys, str | bytes):  # not its characters
+        raise InvalidKey(f"a list of keys is needed, not one {type(keys).__name__}")
     wanted = list(keys)
     try:
         return list(dict.fromkeys(wanted))
@@ -331,10 +333,13 @@ def ttl_to_ms(ttl: TTL | None) -> int | None:
     """
     if ttl is None:
         return None
+    given: Any = ttl
     try:
         seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidQuery(f"a time to live is seconds or a timedelta, not {ttl!r}") from None
+        seconds = None
+    if seconds is None or isinstance(given, str | bytes):  # float() reads numbers in texts, too
+        raise InvalidQuery(f"a time to live is seconds or a timedelta, not {ttl!r}")
     if isinstance(ttl, bool) or not 0 < seconds * 1000 <= _MAX_TTL_MS:
         raise InvalidQuery(
             f"a time to live is above 0 and at most 100 years, not {ttl!r}; delete the key to end it now"

@@ -26,8 +26,6 @@ from ambidex.stores.scope import Scope
 from ambidex.stores.secrets import signing_key
 
 __all__ = [
-    "BaseRepository",
-    "BaseSyncRepository",
     "BlockingRepository",
     "DetectingRepository",
     "Page",
@@ -167,7 +165,7 @@ class Repository(Store, Generic[T]):
     @operation
     async def get_many(self, ids: Iterable[Any]) -> dict[Any, T]:
         """Return those of the objects that exist, by id, in one round trip."""
-        wanted = list(dict.fromkeys(map(self._id, ids)))
+        wanted = list(dict.fromkeys(map(self._id, _several(ids, "ids"))))
         rows = await self._port.get(self._space, wanted) if wanted else []
         return {
             id_: self._model.from_row(row)
@@ -178,7 +176,7 @@ class Repository(Store, Generic[T]):
     @operation
     async def create_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store new objects, all or none, and return them as stored, in order."""
-        models = list(models)
+        models = _several(models, "objects")
         rows = self._all_new(models)
         stored = self._model.all_checked(rows)
         if rows:
@@ -188,7 +186,7 @@ class Repository(Store, Generic[T]):
     @operation
     async def upsert_many(self, models: Iterable[T]) -> builtins.list[T]:
         """Store objects, new or not, all or none, and return them as stored, in order."""
-        rows = self._all_new(models)
+        rows = self._all_new(_several(models, "objects"))
         self._model.all_checked(rows)
         stored = await self._port.upsert(self._space, rows) if rows else []
         return [self._model.from_row(row) for row in stored]
@@ -196,7 +194,7 @@ class Repository(Store, Generic[T]):
     @operation
     async def delete_many(self, ids: Iterable[Any]) -> int:
         """Delete objects by id; return how many existed."""
-        wanted = list(dict.fromkeys(map(self._id, ids)))
+        wanted = list(dict.fromkeys(map(self._id, _several(ids, "ids"))))
         if len(wanted) > _MOST:
             raise InvalidQuery(f"delete_many takes up to {_MOST:,} ids in one step, not {len(wanted):,}")
         return await self._delete(wanted) if wanted else 0
@@ -219,7 +217,13 @@ class Repository(Store, Generic[T]):
 
     @operation
     async def list(
-        self, /, *, order_by: str | Sequence[str] = (), limit: int | None = None, scan: bool = False, **filters: Any
+        self,
+        /,
+        *,
+        order_by: str | Sequence[str] | None = (),
+        limit: int | None = None,
+        scan: bool = False,
+        **filters: Any,
     ) -> builtins.list[T]:
         """Return the objects that meet all filters.
 
@@ -238,7 +242,9 @@ class Repository(Store, Generic[T]):
         return self._objects(await self._port.find(self._space, query))
 
     @operation
-    async def first(self, /, *, order_by: str | Sequence[str] = (), scan: bool = False, **filters: Any) -> T | None:
+    async def first(
+        self, /, *, order_by: str | Sequence[str] | None = (), scan: bool = False, **filters: Any
+    ) -> T | None:
         """Return the first object that meets all filters, or None. See :meth:`list`."""
         query = RecordQuery(self._where(filters), self._order(order_by), 1, None, scan)
         return next(iter(self._objects(await self._port.find(self._space, query))), None)
@@ -261,7 +267,7 @@ class Repository(Store, Generic[T]):
         *,
         size: int = 50,
         cursor: str | None = None,
-        order_by: str | Sequence[str] = (),
+        order_by: str | Sequence[str] | None = (),
         scan: bool = False,
         **filters: Any,
     ) -> Page[T]:
@@ -277,7 +283,7 @@ class Repository(Store, Generic[T]):
         Raises:
             InvalidQuery: the cursor is forged or belongs to another query.
         """
-        size = _limit(size) or 1
+        size = _size(size)
         where, order = self._where(filters), self._order(order_by)
         query = repr((self._spec.name, self._space.tenant, [tuple(c) for c in where], [tuple(o) for o in order]))
         secret = await signing_key(self._scope)
@@ -297,10 +303,10 @@ class Repository(Store, Generic[T]):
 
     @stream
     async def iterate(
-        self, /, *, order_by: str | Sequence[str] = (), page: int = _BATCH, scan: bool = False, **filters: Any
+        self, /, *, order_by: str | Sequence[str] | None = (), page: int = _BATCH, scan: bool = False, **filters: Any
     ) -> AsyncGenerator[builtins.list[T], None]:
         """Iterate the objects that meet all filters, a page a round trip. See :meth:`list`."""
-        where, order, size = self._where(filters), self._order(order_by), _limit(page) or 1
+        where, order, size = self._where(filters), self._order(order_by), _size(page)
         after: builtins.list[Any] | None = None
         while True:
             rows = await self._port.find(self._space, RecordQuery(where, order, size, after, scan))
@@ -310,7 +316,9 @@ class Repository(Store, Generic[T]):
             after = [rows[-1][o.field] for o in order]
 
     @operation
-    async def explain(self, /, *, order_by: str | Sequence[str] = (), limit: int | None = None, **filters: Any) -> str:
+    async def explain(
+        self, /, *, order_by: str | Sequence[str] | None = (), limit: int | None = None, **filters: Any
+    ) -> str:
         """Say which index answers a query like :meth:`list`."""
         query = RecordQuery(self._where(filters), self._order(order_by), _limit(limit), None, scan=True)
         return await self._port.explain(self._space, query)
@@ -327,8 +335,8 @@ class Repository(Store, Generic[T]):
         (row,) = self._begun([self._row(model)])
         return row
 
-    def _all_new(self, models: Iterable[T]) -> builtins.list[Row]:
-        return self._begun(self._model.to_rows(list(models), self._scope.json_serializer))
+    def _all_new(self, models: Sequence[T]) -> builtins.list[Row]:
+        return self._begun(self._model.to_rows(models, self._scope.json_serializer))
 
     def _begun(self, rows: builtins.list[Row]) -> builtins.list[Row]:
         """Return rows with what the storage gives to new records."""
@@ -396,6 +404,8 @@ class Repository(Store, Generic[T]):
         return [self._model.from_row(row) for row in rows]
 
     def _id(self, value: Any) -> Any:
+        if value is None:
+            raise InvalidQuery(f"None is no id of a {self._model.name}")
         return self._bound(Condition(self._spec.id, "eq", value)).value
 
     def _bound(self, condition: Condition) -> Condition:
@@ -404,7 +414,7 @@ class Repository(Store, Generic[T]):
     def _where(self, filters: Mapping[str, Any]) -> builtins.list[Condition]:
         return [*conditions_of(self._spec, filters), *self._living()]
 
-    def _order(self, order_by: str | Sequence[str]) -> tuple[Order, ...]:
+    def _order(self, order_by: str | Sequence[str] | None) -> tuple[Order, ...]:
         return order_of(self._spec, order_by)
 
 
@@ -424,11 +434,21 @@ class DetectingRepository(Detecting, Repository[T]):
         return type(self)(self._aio.with_deleted(), self._sync.with_deleted())
 
 
-BaseRepository = Repository
-BaseSyncRepository = BlockingRepository
-
-
 def _limit(limit: int | None) -> int | None:
     if limit is not None and (type(limit) is not int or not 1 <= limit <= _MOST):
         raise InvalidQuery(f"a limit is 1 to {_MOST:,}, not {limit!r}; use page() or iterate() for more")
     return limit
+
+
+def _size(size: int) -> int:
+    checked = _limit(size)
+    if checked is None:
+        raise InvalidQuery(f"the size of a page is 1 to {_MOST:,}, not None")
+    return checked
+
+
+def _several(given: Iterable[Any], what: str) -> builtins.list[Any]:
+    """Return what was given as a list; one text is not taken for its characters."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InvalidQuery(f"a list of {what} is needed, not one {type(given).__name__}")
+    return list(given)

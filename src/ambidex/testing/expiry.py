@@ -141,7 +141,20 @@ class ExpiryContract(Contract, needs=[Capability.KV]):
     async def test_expiry_that_cannot_be(self, subject: Subject) -> None:
         """Zero, negative, endless and non-numeric times to live are refused before any I/O."""
         await subject.kv.set("key", 1)
-        bad = (0, 0.0, -1, float("nan"), float("inf"), 1e12, timedelta(0), timedelta(-1), timedelta.max, True, "soon")
+        bad = (
+            0,
+            0.0,
+            -1,
+            float("nan"),
+            float("inf"),
+            1e12,
+            timedelta(0),
+            timedelta(-1),
+            timedelta.max,
+            True,
+            "soon",
+            "5",
+        )
         for ttl in bad:
             with pytest.raises(InvalidQuery):
                 await subject.kv.set("key", 2, ttl)  # type: ignore[arg-type]

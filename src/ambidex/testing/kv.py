@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from ambidex.core.ports import Capability
-from ambidex.errors import InvalidQuery, UnsupportedValue
+from ambidex.errors import InvalidKey, InvalidQuery, UnsupportedValue
 from ambidex.testing.contract import Contract, Subject
 
 __all__ = ["KeyValueContract"]
@@ -68,6 +68,14 @@ class KeyValueContract(Contract, needs=[Capability.KV]):
         assert await subject.kv.delete_many(["a", "b", "b", "c"]) == 2
         assert await subject.kv.delete_many([]) == 0
         assert not await subject.kv.exists("b")
+
+    async def test_kv_one_text_is_no_list_of_keys(self, subject: Subject) -> None:
+        """It is refused, where its characters might be keys."""
+        await subject.kv.set("a", 1)
+        for several in (subject.kv.get_many, subject.kv.delete_many):
+            with pytest.raises(InvalidKey, match="list"):
+                await several("a")
+        assert await subject.kv.exists("a")
 
     async def test_kv_exists(self, subject: Subject) -> None:
         """Also for values that are false."""

@@ -229,15 +229,15 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
         """By id and by unique value, all or none; None is not equal to None."""
         things = subject.repository(make)
         await things.create_many([make(key="a", email="a@x"), make(key="b"), make(key="c")])
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match=r"^contract_things with key 'a' exists$"):
             await things.create(make(key="a"))
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match=r"^contract_things with email 'a@x' exists$"):
             await things.create(make(key="d", email="a@x"))
         with pytest.raises(AlreadyExists):
             await things.create_many([make(key="e"), make(key="f", email="a@x")])
         with pytest.raises(AlreadyExists):
             await things.create_many([make(key="g"), make(key="g")])
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match=r"^contract_things with email 'a@x' exists$"):
             await things.patch("b", email="a@x")
         with pytest.raises(AlreadyExists):
             await things.upsert_many([make(key="h"), make(key="b", email="a@x")])
@@ -281,6 +281,9 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
         both = await things.upsert_many([make(key="k", name="third"), make(key="new")])
         assert [(thing.key, thing.version) for thing in both] == [("k", 3), ("new", 1)]
         assert await things.get("k") == both[0]
+        one_after_the_other = await things.upsert_many([make(key="k", name="fourth"), make(key="k", name="fifth")])
+        assert [(thing.name, thing.version) for thing in one_after_the_other] == [("fourth", 4), ("fifth", 5)]
+        assert await things.get("k") == one_after_the_other[1]
 
     async def test_record_deletion(self, subject: Subject, make: Make) -> None:
         """Marks the record; nothing but ``with_deleted`` sees it again, and only that removes it."""
@@ -328,6 +331,33 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
                     await ask(**filters)
             with pytest.raises(InvalidQuery):
                 await things.explain(**filters)
+        for order in ("nothing", "", "tags", ["age", "-age"], 5, {"age": 1}):
+            with pytest.raises(InvalidQuery, match=r"order"):
+                await things.list(order_by=order)
+        for size in (0, -1, None, "5", 10_001, True):
+            with pytest.raises(InvalidQuery):
+                await things.page(size=size)
+            if size is not None:
+                with pytest.raises(InvalidQuery):
+                    await things.list(limit=size)
+        assert await things.list(order_by=None, limit=None) == []
+
+    async def test_record_ids_that_are_refused(self, subject: Subject, make: Make) -> None:
+        """None, another type, and one text where several ids are wanted, which is not its characters."""
+        things = subject.repository(make)
+        await things.create_many([make(key="a"), make(key="b")])
+        for id_ in (None, 5, ["a"], b"a", "\x00"):
+            for ask in (things.get, things.delete, things.patch):
+                with pytest.raises(InvalidQuery):
+                    await ask(id_)
+            for several in (things.get_many, things.delete_many):
+                with pytest.raises(InvalidQuery):
+                    await several(["a", id_])
+        for given in ("ab", b"ab", None, 5):
+            for several in (things.get_many, things.delete_many, things.create_many, things.upsert_many):
+                with pytest.raises(InvalidQuery, match="list"):
+                    await several(given)
+        assert await things.count() == 2
 
     async def test_record_order(self, subject: Subject, make: Make) -> None:
         """By several fields in both directions; None comes first, and last when descending."""
@@ -580,6 +610,35 @@ class RecordsTransactionContract(Contract, needs=[Capability.RECORDS, Capability
         assert len(runs) >= 6
         with pytest.raises(Conflict):
             await subject.face.atomically(_conflict, attempts=2)
+
+    async def test_transaction_goes_on_behind_a_refused_record(self, subject: Subject) -> None:
+        """Whoever catches the error loses that write alone, and the rest of the unit is stored."""
+        make = model("dataclass")
+        things = subject.repository(make)
+        await things.create_many([make(key="old", email="old@x"), make(key="mine", email="mine@x")])
+        async with subject.face.transaction():
+            await things.create(make(key="before"))
+            for key, email in (("old", None), ("new", "old@x")):
+                with pytest.raises(AlreadyExists):
+                    await things.create(make(key=key, email=email))
+                with pytest.raises(AlreadyExists):
+                    await things.create_many([make(key="half"), make(key=key, email=email)])
+                with pytest.raises(AlreadyExists):
+                    await things.create_many([*(make(key=f"half-{n}") for n in range(12)), make(key=key, email=email)])
+            with pytest.raises(AlreadyExists):
+                await things.patch("mine", email="old@x")
+            with pytest.raises(AlreadyExists):
+                await things.upsert(make(key="mine", email="old@x"))
+            with pytest.raises(AlreadyExists):
+                await things.upsert_many([make(key="half"), make(key="mine", email="old@x")])
+            await subject.kv.set("text", "a")
+            with pytest.raises(UnsupportedValue):
+                await subject.kv.incr("text")
+            assert await things.get("half") is None
+            await things.create(make(key="behind"))
+        assert [thing.key for thing in await things.list()] == ["before", "behind", "mine", "old"]
+        assert (await things.get("mine")).email == "mine@x"
+        assert await subject.kv.get("text") == "a"
 
     async def test_transaction_of_records_with_a_savepoint(self, subject: Subject) -> None:
         """A refused record inside an inner unit leaves the outer one standing."""

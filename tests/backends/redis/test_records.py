@@ -115,6 +115,16 @@ def test_an_unindexed_filter_is_refused_with_the_annotation_to_add(place: Place)
     assert [thing.id for thing in things.list(order_by=("-age", "id"), limit=4, scan=True)] == ["2", "5", "8", "1"]
 
 
+def test_nested_data_is_not_advised_to_be_indexed(place: Place) -> None:
+    tagged = kind("tagged", tags=(list[str], dataclasses.field(default_factory=list)))
+    things = place.open().sync.repository(tagged)
+    things.create(tagged(id="1", tags=["a"]))
+    with pytest.raises(InvalidQuery, match=r"tags is nested data; .* scan=True") as refused:
+        things.list(tags__contains="a")
+    assert "Indexed" not in str(refused.value)  # which a nested field cannot be
+    assert things.count(tags__contains="a", scan=True) == 1
+
+
 def test_explain_says_which_index_answers(place: Place) -> None:
     things = place.open().sync.repository(Thing)
     things.create_many([Thing(id=str(number), name=f"n{number % 50}", age=number % 2) for number in range(200)])

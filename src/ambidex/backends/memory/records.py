@@ -47,14 +47,16 @@ class MemoryRecords:
         spec = space.spec
         with self._data.tables(write=True) as tables:
             changed = dict(_table(tables, space))
+            stored: list[Row] = []
             for row in rows:
                 new, old = copy.deepcopy(row), changed.get(row[spec.id])
                 if old is not None:
                     spec.carry_over(old, new)
                 _check_unique(spec, new, (other for id_, other in changed.items() if id_ != new[spec.id]))
                 changed[new[spec.id]] = new
+                stored.append(copy.deepcopy(new))
             _table(tables, space).update(changed)
-            return [copy.deepcopy(changed[row[spec.id]]) for row in rows]
+            return stored
 
     async def update(
         self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
@@ -122,12 +124,12 @@ def _table(tables: Tables, space: Space) -> _Table:
 
 
 def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:
-    names = [field.name for field in spec.fields if field.unique and row[field.name] is not None]
+    names = [field.name for field in spec.fields if field.unique and row.get(field.name) is not None]
     if not names:
         return
     for other in others:
         for name in names:
-            if other[name] == row[name]:
+            if other.get(name) == row[name]:  # a record may be older than the field
                 raise AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
 
 

@@ -1,23 +1,27 @@
 """Records on PostgreSQL: the shared statements, point reads of one tick together, and many rows as arrays.
 
 The leaf pair makes one of these. The invariant is that of ``relational.records``; what is coalesced here reads only,
-and never inside a transaction.
+and never inside a transaction. In one, a record that is refused because it exists leaves the transaction usable, as
+on every other backend, where PostgreSQL itself would refuse every further statement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from ambidex.backends.postgres.arrays import ARRAYS
 from ambidex.backends.postgres.batches import Lookup
 from ambidex.backends.postgres.wire import text_array
 from ambidex.backends.relational.record_sql import TENANT, RecordDialect, Sql
-from ambidex.backends.relational.records import RecordsLeaf, SqlRecords
+from ambidex.backends.relational.records import RecordsLeaf, SqlRecords, taken
 from ambidex.backends.relational.sql import Row as SqlRow
 from ambidex.backends.relational.sql import Statement
 from ambidex.core.ports import Row, Space
+from ambidex.core.query import Condition
 from ambidex.core.spec import RecordSpec
+from ambidex.errors import AlreadyExists
 
 __all__ = ["PostgresRecords"]
 
@@ -27,6 +31,8 @@ _AT_ONCE = 5_000
 
 
 class _Leaf(RecordsLeaf, Protocol):
+    def transaction(self) -> AbstractAsyncContextManager[None]: ...
+
     async def find(self, lookup: Lookup, key: str) -> SqlRow | None: ...
 
 
@@ -35,6 +41,7 @@ class PostgresRecords(SqlRecords):
 
     def __init__(self, leaf: _Leaf, dialect: RecordDialect) -> None:
         super().__init__(leaf, dialect)
+        self._leaf: _Leaf = leaf
         self._find = leaf.find
         self._lookups: dict[int, Lookup] = {}
 
@@ -49,6 +56,43 @@ class PostgresRecords(SqlRecords):
         return [None if found is None else sql.row(found[1:])]
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
+        if not self._leaf.in_transaction():
+            await self._insert(space, rows)
+        elif len(rows) == 1:
+            await self._insert_unless_taken(space, rows[0])
+        else:
+            async with self._leaf.transaction():
+                await self._insert(space, rows)
+
+    async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
+        if not self._leaf.in_transaction() or not _could_be_refused(space.spec, rows[0]):
+            return await super().upsert(space, rows)
+        async with self._leaf.transaction():
+            return await super().upsert(space, rows)
+
+    async def update(
+        self, space: Space, id_: Any, changes: Row, version: int | None, where: Sequence[Condition] = ()
+    ) -> Row | None:
+        if not self._leaf.in_transaction() or not _could_be_refused(space.spec, changes):
+            return await super().update(space, id_, changes, version, where)
+        async with self._leaf.transaction():
+            return await super().update(space, id_, changes, version, where)
+
+    async def _insert_unless_taken(self, space: Space, row: Row) -> None:
+        """Insert one row with a statement that PostgreSQL does not refuse, which spares the savepoint."""
+        spec, sql = space.spec, await self._sql(space.spec)
+        text = f"{sql.insert} ON CONFLICT DO NOTHING RETURNING 1"
+        if await self._leaf.write(text, sql.bind_row(space.tenant, row)):
+            return
+        for field in spec.fields:
+            value = row[field.name]
+            if value is not None and (field.unique or field.name == spec.id):
+                found, bound = sql.where([Condition(field.name, "eq", value)])
+                if await self._leaf.rows(f"{sql.count}{found}", (space.tenant, *bound)) != [(0,)]:
+                    raise AlreadyExists(f"{spec.name} with {field.name} {value!r} exists")
+        raise AlreadyExists(f"{spec.name} with a unique value of {row[spec.id]!r} exists")
+
+    async def _insert(self, space: Space, rows: Sequence[Row]) -> None:
         if len(rows) < 10:
             await super().insert(space, rows)
             return
@@ -60,12 +104,20 @@ class PostgresRecords(SqlRecords):
             part = rows[start : start + _AT_ONCE]
             arrays = [make([row[name] for row in part]) for name, make in makers]
             statements.append((text, (space.tenant, *arrays)))
-        await self._leaf.script(statements)
+        try:
+            await self._leaf.script(statements)
+        except AlreadyExists as error:
+            raise taken(sql, rows, error) from None
 
     def forget(self) -> None:
         """See :meth:`SqlRecords.forget`."""
         super().forget()
         self._lookups.clear()
+
+
+def _could_be_refused(spec: RecordSpec, changes: Row) -> bool:
+    """Tell whether a write of these fields can meet a unique value that is taken."""
+    return any(field.unique and field.name != spec.id and field.name in changes for field in spec.fields)
 
 
 def _lookup(sql: Sql) -> Lookup:

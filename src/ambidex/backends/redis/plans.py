@@ -12,7 +12,7 @@ from ambidex.backends.redis.encoding import EVERYTHING, Range, intersect, ranges
 from ambidex.backends.redis.layout import Index, Layout
 from ambidex.core.ports import Order, RecordQuery
 from ambidex.core.query import Condition
-from ambidex.core.spec import RecordSpec
+from ambidex.core.spec import Kind, RecordSpec
 from ambidex.errors import InvalidQuery
 
 __all__ = ["Plan", "describe", "plans"]
@@ -125,6 +125,11 @@ def _check(layout: Layout, query: RecordQuery, unsaid: Sequence[Condition]) -> N
 def _remedy(layout: Layout, field: str, what: str) -> str:
     if field in layout.indexes:
         return f"no index of {layout.spec.name} answers {what}; use startswith or a comparison, or allow scan=True"
+    if layout.spec.field(field).kind is Kind.JSON:
+        return (
+            f"no index of {layout.spec.name} answers {what}, as {field} is nested data; keep what you filter by in a "
+            "field of its own, or allow a look at every record with scan=True"
+        )
     return (
         f"no index of {layout.spec.name} answers {what}; annotate the field: {field}: Annotated[..., Indexed()], "
         "or allow a look at every record with scan=True"

@@ -135,7 +135,7 @@ class RedisRecords:
                 changes.append((old, made))
             outcome, _ = await self._apply(layout, changes)
             if outcome == APPLIED:
-                return [known.row for known in map(current.get, ids) if known is not None]
+                return [made.row for _old, made in changes if made is not None]
             layout = await self._again(space, layout, outcome, until)
 
     async def update(

@@ -18,7 +18,7 @@ from ambidex.core.query import Condition
 from ambidex.core.spec import Field, RecordSpec
 from ambidex.errors import AlreadyExists, ConfigurationError, VersionConflict
 
-__all__ = ["Column", "RecordsLeaf", "SqlRecords"]
+__all__ = ["Column", "RecordsLeaf", "SqlRecords", "taken"]
 
 _AT_ONCE = 500
 _MIGRATE = "migrate with Alembic over ambidex.metadata()"
@@ -64,6 +64,24 @@ class RecordsLeaf(SqlLeaf, Protocol):
         ...
 
 
+def taken(sql: Sql, rows: Sequence[Row], error: AlreadyExists) -> AlreadyExists:
+    """Return the error for rows that were refused, in the words of every backend: the field, and its value if sure.
+
+    The database names the index or the column; one that ambidex did not make leaves its error as it is.
+    """
+    spec, text = sql.spec, str(error)
+    for field in spec.fields:
+        if field.name == spec.id:
+            meant = f'"{spec.name}_pkey"' in text or text.endswith(f"{spec.name}.{spec.id}")
+        else:
+            meant = field.unique and (f'"{sql.index(field)}"' in text or text.endswith(f"{spec.name}.{field.name}"))
+        if meant and len(rows) == 1 and field.name in rows[0]:
+            return AlreadyExists(f"{spec.name} with {field.name} {rows[0][field.name]!r} exists")
+        if meant:
+            return AlreadyExists(f"{spec.name} with the {field.name} of one of {len(rows):,} records exists")
+    return error
+
+
 class SqlRecords:
     """Implements :class:`ambidex.core.ports.RecordsPort`."""
 
@@ -89,17 +107,23 @@ class SqlRecords:
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         sql = await self._sql(space.spec)
-        if len(rows) == 1:
-            await self._leaf.write(sql.insert, sql.bind_row(space.tenant, rows[0]))
-        else:
-            columns = sql.bind_columns(rows)
-            await self._leaf.write_many(sql.insert, list(zip(repeat(space.tenant), *columns, strict=False)))
+        try:
+            if len(rows) == 1:
+                await self._leaf.write(sql.insert, sql.bind_row(space.tenant, rows[0]))
+            else:
+                columns = sql.bind_columns(rows)
+                await self._leaf.write_many(sql.insert, list(zip(repeat(space.tenant), *columns, strict=False)))
+        except AlreadyExists as error:
+            raise taken(sql, rows, error) from None
 
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
         sql = await self._sql(space.spec)
-        if len(rows) == 1:
-            return [sql.row((await self._leaf.write(sql.upsert, sql.bind_row(space.tenant, rows[0])))[0])]
-        results = await self._leaf.script([(sql.upsert, sql.bind_row(space.tenant, row)) for row in rows])
+        try:
+            if len(rows) == 1:
+                return [sql.row((await self._leaf.write(sql.upsert, sql.bind_row(space.tenant, rows[0])))[0])]
+            results = await self._leaf.script([(sql.upsert, sql.bind_row(space.tenant, row)) for row in rows])
+        except AlreadyExists as error:
+            raise taken(sql, rows, error) from None
         return [sql.row(result[0]) for result in results]
 
     async def update(
@@ -112,7 +136,10 @@ class SqlRecords:
         args = [sql.bind(name, value) for name, value in changes.items()]
         text, bound = sql.where(where)
         statement = sql.update(list(changes), checked=checked, where=text)
-        rows = await self._leaf.write(statement, (*args, *key, *([version] if checked else []), *bound))
+        try:
+            rows = await self._leaf.write(statement, (*args, *key, *([version] if checked else []), *bound))
+        except AlreadyExists as error:
+            raise taken(sql, [changes], error) from None
         if rows:
             return sql.row(rows[0])
         if checked:
