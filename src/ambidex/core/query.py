@@ -86,11 +86,15 @@ def parse_filters(filters: Mapping[str, Any], fields: Iterable[str] | None = Non
     Raises:
         InvalidQuery: an unknown field or operator, or a value that the operator cannot take.
     """
+    if not isinstance(filters, Mapping):
+        raise InvalidQuery(f"filters are a dictionary such as {{'year__ge': 2020}}, not {type(filters).__name__}")
     known = None if fields is None else frozenset(fields)
     return [_condition(name, value, known) for name, value in filters.items()]
 
 
 def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition:
+    if not isinstance(name, str):
+        raise InvalidQuery(f"{name!r} is not a field name")
     field, separator, op = name.rpartition("__")
     if not separator or not field:
         field, op = name, "eq"
