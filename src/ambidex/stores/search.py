@@ -122,7 +122,7 @@ class Index(Store):
         *,
         top_k: int = 10,
         namespace: str = "default",
-        filters: Mapping[str, Any] | None = None,
+        filters: Mapping[str, Any] | Sequence[Condition] | None = None,
         vector: Sequence[float] | None = None,
         min_score: float = 0.0,
         fusion: str = "scores",
@@ -371,7 +371,7 @@ def _id(item: str) -> str:
     return item
 
 
-def _conditions(filters: Mapping[str, Any]) -> list[Condition]:
+def _conditions(filters: Mapping[str, Any] | Sequence[Condition]) -> list[Condition]:
     """Parse filters over metadata, which holds nothing but text, numbers, booleans and None."""
     conditions = parse_filters(filters)
     for field, op, value in conditions:
