@@ -133,12 +133,15 @@ class Documents(Store):
             The ids, in order.
 
         Raises:
+            CapabilityMissing: they are to be indexed and there is no search.
             PartialFailure: ``errors`` says by place which documents failed and why, ``ids`` which were stored. If one
                 of them cannot be stored at all, none is.
         """
         if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
             raise UnsupportedValue(f"documents come as a list, not as {type(documents).__name__}")
         given = builtins.list(documents)
+        if index_for_search and given:
+            self._searchable()
         targets: builtins.list[Target] = []
         errors: dict[int, AmbidexError] = {}
         for start in range(0, len(given), _CHECKED):
@@ -160,7 +163,7 @@ class Documents(Store):
         for item in items:
             try:
                 made.append(self._draft(*_content_of(item), index))
-            except (ValueError, CapabilityMissing) as error:
+            except ValueError as error:
                 if not isinstance(error, AmbidexError):
                     raise
                 made.append(error)
