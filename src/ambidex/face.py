@@ -15,7 +15,7 @@ from ambidex.core.dual import Store, context, operation
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Hit, Leaf
 from ambidex.core.runtime import Runtime, deadline, in_unit, one_deadline, unit
-from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, TenantMismatch
+from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, InvalidQuery, TenantMismatch
 from ambidex.settings import Settings
 
 __all__ = ["Core", "Face", "StorageBackend"]
@@ -195,10 +195,17 @@ class Face(Store):
         filters: Mapping[str, Any] | None = None,
         vector: Sequence[float] | None = None,
         min_score: float = 0.0,
+        fusion: str = "scores",
     ) -> list[Hit]:
         """Return the best matches of a query. See :meth:`ambidex.stores.search.Index.search`."""
         return await self._index.search(
-            query, top_k=top_k, namespace=namespace, filters=filters, vector=vector, min_score=min_score
+            query,
+            top_k=top_k,
+            namespace=namespace,
+            filters=filters,
+            vector=vector,
+            min_score=min_score,
+            fusion=fusion,
         )
 
     @operation
@@ -250,6 +257,8 @@ class Face(Store):
             pattern: a glob over logical keys, which read ``search:<namespace>:<query>``: ``*`` is any text, ``?`` any
                 one character. None: all. A tenant's handle forgets that tenant's only.
         """
+        if pattern is not None and not isinstance(pattern, str):
+            raise InvalidQuery(f"a pattern is text such as 'search:default:*', not {type(pattern).__name__}")
         return self._core.cache.invalidate(pattern, self._tenant)
 
     @operation

@@ -1,5 +1,6 @@
 """The command line as a whole: its help, its exit codes, what it imports, and one line where something is wrong."""
 
+import os
 import subprocess
 import sys
 
@@ -76,6 +77,29 @@ def test_wrong_usage_is_exit_code_2(url: str, capsys: pytest.CaptureFixture[str]
     assert main(["get"]) == 2
     assert main(["bogus"]) == 2
     assert "bogus" in capsys.readouterr().err
+
+
+def test_the_package_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ambidex", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ambidex.__version__)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_an_output_without_room_is_one_line(options: list[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ambidex", "health", "--url", "memory://", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
 def _python(code: str, **kwargs: object) -> "subprocess.CompletedProcess[str]":

@@ -16,7 +16,12 @@ def test_ingested_texts_are_found(url: str, tmp_path: Path, capsys: pytest.Captu
     (folder / "swans.md").write_text("# Whooper swans\n\nThey winter on [lowland] lakes.")
     (folder / "photo.jpg").write_bytes(b"\xff\xd8")
     assert main(["ingest", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("1 documents stored in ")
+    said = capsys.readouterr()
+    assert said.out.startswith("1 documents stored in ")
+    assert said.out.endswith("; 1 files left out\n")
+    assert said.err == "left out: photo.jpg: not UTF-8\n"
+    assert main(["ingest", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == [{"path": "photo.jpg", "why": "not UTF-8"}]
     assert main(["search", "where do swans winter?"]) == 0
     shown = capsys.readouterr().out
     assert "Whooper swans" in shown
@@ -26,6 +31,20 @@ def test_ingested_texts_are_found(url: str, tmp_path: Path, capsys: pytest.Captu
     assert main(["search", "swans", "--min-score", "1.1"]) == 1
     assert main(["search", "zebras"]) == 1
     assert capsys.readouterr().err == "error: nothing was found\n" * 2
+
+
+def test_a_folder_without_texts_is_an_error(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", str(tmp_path)]) == 1
+    assert "holds no text: 0 files" in capsys.readouterr().err
+    for number in range(15):
+        (tmp_path / f"{number:02}.jpg").write_bytes(b"\xff\xd8")
+    assert main(["ingest", str(tmp_path)]) == 1
+    assert "holds no text: 15 files were looked at" in capsys.readouterr().err
+    (tmp_path / "text.md").write_text("A swan.")
+    assert main(["ingest", str(tmp_path)]) == 0
+    named = capsys.readouterr().err.splitlines()
+    assert len(named) == 11
+    assert named[-1] == "and 5 more; --json names them all"
 
 
 def test_a_folder_is_stored_in_batches_and_again_only_where_it_changed(

@@ -11,8 +11,8 @@ from rich.console import Console
 from ambidex import UnifiedStorage
 from ambidex.core.embedding import Embedder
 from ambidex.demo.load import make_vectors, store_texts
-from ambidex.demo.texts import Text
-from ambidex.errors import ConfigurationError, PartialFailure
+from ambidex.demo.texts import LeftOut, Text
+from ambidex.errors import ConfigurationError, PartialFailure, Unavailable
 
 
 def terminal(*, is_one: bool) -> tuple[Console, io.StringIO]:
@@ -34,7 +34,7 @@ def test_batches_are_bounded_by_number_and_length(monkeypatch: pytest.MonkeyPatc
         Text(f"{number}.md", "", "x" * length) for number, length in enumerate([1] * 70 + [60_000] * 3 + [300_000])
     ]
     console, written = terminal(is_one=False)
-    store_texts(storage, texts, console)
+    assert store_texts(storage, texts, console, len(texts)) == (74, [])
     assert batches == [[1] * 64, [1] * 6 + [60_000], [60_000], [60_000], [300_000]]
     assert written.getvalue() == "", "no terminal, no bar"
     assert len(list(storage.documents.iterate())) == 74
@@ -43,16 +43,39 @@ def test_batches_are_bounded_by_number_and_length(monkeypatch: pytest.MonkeyPatc
 def test_a_bar_is_shown_on_a_terminal() -> None:
     storage = UnifiedStorage("memory://").sync
     console, written = terminal(is_one=True)
-    store_texts(storage, [Text(f"{number}.md", "", "a swan") for number in range(3)], console)
+    store_texts(storage, [Text(f"{number}.md", "", "a swan") for number in range(3)], console, 3)
     assert "storing" in written.getvalue()
     assert "3/3" in written.getvalue()
 
 
-def test_a_text_that_cannot_be_stored_is_named() -> None:
+def test_a_text_that_cannot_be_stored_is_named_and_the_others_are_stored() -> None:
     storage = UnifiedStorage("memory://").sync
     name = "0190b3a4-5b6c-7d8e-9f00-112233445566"
-    with pytest.raises(PartialFailure, match=f"nothing was stored: item 1: .*{name}"):
-        store_texts(storage, [Text("a.md", "", "a"), Text(name, "", "b")], terminal(is_one=False)[0])
+    given: list[Text | LeftOut] = [
+        Text("a.md", "", "a"),
+        Text(name, "", "b"),
+        LeftOut("photo.jpg", "binary"),
+        Text("long/" * 500, "", "c"),
+    ]
+    console, written = terminal(is_one=True)
+    stored, left_out = store_texts(storage, iter(given), console, len(given))
+    assert stored == 1
+    assert [one.path for one in left_out] == ["photo.jpg", name, "long/" * 500]
+    assert left_out[0].why == "binary"
+    assert "reads like a document's id" in left_out[1].why
+    assert "4/4" in written.getvalue()
+    assert [info.path for info in storage.documents.iterate()] == ["a.md"]
+
+
+def test_a_storage_that_fails_is_no_reason_to_leave_texts_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = UnifiedStorage("memory://").sync
+
+    def fail(_documents: Any) -> list[str]:
+        raise PartialFailure("the storage failed", {0: Unavailable("down")}, [None])
+
+    monkeypatch.setattr(storage, "batch_store_documents", fail)
+    with pytest.raises(PartialFailure, match="down"):
+        store_texts(storage, [Text("a.md", "", "a")], terminal(is_one=False)[0], 1)
 
 
 def test_an_interrupted_run_says_how_to_go_on() -> None:

@@ -1,5 +1,6 @@
 """Where the demo's texts come from: only text is read, the rest is counted, and there are always texts of our own."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,35 @@ def test_a_folder_gives_its_texts_and_counts_what_is_none(tmp_path: Path) -> Non
         ("plain.txt", "plain"),
         ("notes/swans.md", "Whooper swans"),
     ]
-    assert corpus.skipped == 3
+    assert sorted(corpus.left_out) == [("empty.txt", "empty"), ("nul.bin", "binary"), ("photo.jpg", "not UTF-8")]
+
+
+def test_what_leads_out_of_the_folder_or_has_no_name_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("not of this folder")
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "swans.md").write_text("\ufeff# Swans\n\nThey winter here.", encoding="utf-8")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "again.md").symlink_to(folder / "swans.md")
+    (folder / "dangling.md").symlink_to(tmp_path / "none")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    os.mkfifo(folder / "pipe.md")
+    (folder / "large.txt").write_bytes(b"x" * (2 * 1024 * 1024 + 1))
+    with open(os.fsencode(folder) + b"/bad\xff.md", "w", encoding="utf-8") as file:
+        file.write("fine text, bad name")
+    corpus = read_folder(str(folder))
+    assert [(text.path, text.title, text.content[:7]) for text in corpus.texts] == [
+        ("again.md", "Swans", "# Swans"),
+        ("swans.md", "Swans", "# Swans"),
+    ]
+    assert dict(corpus.left_out) == {
+        "bad\\udcff.md": "its name is not UTF-8",
+        "dangling.md": "a link that leads out of the folder",
+        "large.txt": "larger than 2 MiB",
+        "link.txt": "a link that leads out of the folder",
+        "pipe.md": "not a file",
+    }
+    assert read_folder(str(folder / "link.txt")).texts[0].content == "not of this folder", "it was named itself"
 
 
 def test_one_file_is_a_corpus_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from ambidex.errors import (
     Conflict,
     PartialFailure,
     Unavailable,
+    UnsupportedValue,
 )
 from ambidex.stores import document_batches
 from tests.stores.conftest import Port, Run
@@ -49,6 +50,11 @@ def test_a_batch_with_bad_items_names_each_and_stores_nothing(run: Run, storage:
         assert error.applied == "no"
         for place in (1, 2, 3, 4):
             assert f"item {place}: " in str(error)
+        with pytest.raises(PartialFailure, match="item 1: a document has 'title', which belongs into its 'metadata'"):
+            await s.batch_store_documents([{"content": "x"}, {"content": "y", "title": "T"}])
+        for documents in (None, 7, "text", b"x", {"content": "x"}):
+            with pytest.raises(UnsupportedValue, match="come as a list"):
+                await s.batch_store_documents(documents)
         assert await s.documents.list() == []
 
     run(body)

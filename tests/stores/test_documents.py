@@ -111,6 +111,9 @@ def test_update(run: Run, storage: UnifiedStorage) -> None:
             await s.documents.update(id_, metadata={"path": "q"})
         with pytest.raises(NotFound):
             await s.documents.update("none", "x")
+        for version in ("1", 1.0, True):
+            with pytest.raises(InvalidQuery):
+                await s.documents.get(id_, version)
         assert (await s.documents.get(other)).version == 1
         assert await s.store_document("again", {"path": "p"}) not in (id_, other)
 
@@ -178,6 +181,40 @@ def test_find_gives_whole_documents_by_their_best_chunk(run: Run) -> None:
         assert [f.document.id for f in await s.documents.find("platypus", category="k")] == [title]
         assert len(await s.documents.find("platypus", 1)) == 1
         assert await s.documents.find("") == []
+
+    run(body)
+
+
+def test_all_tags_are_asked_for_in_the_index(tmp_path: Path) -> None:
+    for url in ("memory://", f"sqlite:///{tmp_path}/a.db"):
+        with UnifiedStorage(url, embedder="none") as storage:
+            storage.documents.chunked(20).store(
+                "newt. " * 4_000, {"tags": ["a"]}
+            )  # more entries than are ever asked for
+            both = storage.documents.store("newt and many other words to dilute it", {"tags": ["b", "a"], "n": 7})
+            assert [found.document.id for found in storage.documents.find("newt", tags=["a", "b"])] == [both]
+            found = storage.documents.find("newt", filters={"tags__contains": "b", "n": 7}, tags=["a"])
+            assert [one.document.id for one in found] == [both]
+            for tags in ("a", b"a", 5, None):
+                with pytest.raises(InvalidQuery):
+                    storage.documents.find("newt", tags=tags)  # type: ignore[arg-type]
+
+
+def test_metadata_of_the_callers_is_filtered_by_whatever_its_names(run: Run) -> None:
+    async def body(s: Any) -> None:
+        mine = {
+            "version": "2.1",
+            "start": "2026-01-01",
+            "end": "2026-02-01",
+            "chunk": True,
+            "doc_id": "x",
+            "tags": ["t"],
+        }
+        id_ = await s.store_document("the newt", mine)
+        await s.store_document("another newt")
+        for filters in ({"version": "2.1"}, {"start__ge": "2026-01-01"}, {"end__lt": "2027"}, {"chunk": True}):
+            assert [f.document.id for f in await s.documents.find("newt", filters=filters)] == [id_]
+        assert [hit.metadata["doc_id"] for hit in await s.search("newt", filters={"version": "2.1"})] == [id_]
 
     run(body)
 

@@ -167,10 +167,61 @@ def test_hostile_queries(make: Callable[..., UnifiedStorage]) -> None:
     for options in ({"fusion": "best"}, {"min_score": "1"}, {"min_score": float("nan")}, {"vector": [float("nan")]}):
         with pytest.raises(InvalidQuery):
             index.search("duck", **options)
-    assert index.search("", vector=[1.0]) == [], "another dimension is nobody's neighbour"
+    wrong: list[Any] = ["year", [("year", 1)], {5: 1}]
+    for filters in wrong:
+        with pytest.raises(InvalidQuery):
+            index.search("duck", filters=filters)
     for field in ("a b", "a'--", "$.a", "", "a" * 100):
         with pytest.raises(InvalidQuery):
             index.search("duck", filters={field: 1})
+
+
+def test_vectors_of_another_size_than_the_embedders_are_refused(make: Callable[..., UnifiedStorage]) -> None:
+    index = make(embedder=Embedder(topics, "model")).sync.index
+    assert index.search("", vector=[1.0]) == [], "nothing is there yet to fit"
+    index.add("x", "a duck")
+    for wrong in ([1.0], [1.0] * 5):
+        with pytest.raises(InvalidQuery, match="have 4, from 'model'"):
+            index.search("duck", vector=wrong)
+        with pytest.raises(InvalidQuery, match="have 4, from 'model'"):
+            index.add_many([{"id": "y", "text": "a goose"}, {"id": "z", "text": "a swan", "vector": wrong}])
+        with pytest.raises(InvalidQuery):
+            index.embedded_by("none").add("z", "a swan", vector=wrong)
+    assert index.count() == 1
+    index.add("y", "a goose", vector=[0.0, 1.0, 0.0, 0.0])
+    assert {hit.id for hit in index.search("", vector=[0.0, 1.0, 0.0, 0.0])} == {"x", "y"}
+
+
+def test_a_query_that_is_no_proper_text_reaches_no_embedder(make: Callable[..., UnifiedStorage]) -> None:
+    def strict(texts: list[str]) -> list[list[float]]:
+        return topics([text.encode().decode() for text in texts])
+
+    storage = make(embedder=Embedder(strict, "strict"))
+    storage.sync.index.add("x", "a duck")
+    assert [hit.id for hit in storage.sync.search("\ud800 duck")] == ["x"]
+    assert [hit["id"] for hit in storage.sync.search_context("\udcff duck")["vector_results"]] == ["x"]
+
+
+def test_items_may_be_dictionaries(make: Callable[..., UnifiedStorage]) -> None:
+    index = make().sync.index
+    index.add_many([{"id": "1", "text": "a duck"}, {"id": "2", "text": "a swan", "title": "T", "metadata": {"n": 1}}])
+    assert [(item.title, item.metadata) for item in index.fetch(["1", "2"])] == [("", {}), ("T", {"n": 1})]
+    wrong: list[Any] = [None, 5, "x", {"id": "3", "text": "x"}, [1], [("3", "", "x", {})], [{"id": "3"}]]
+    for items in (*wrong, [{"text": "x"}], [{"id": "3", "text": "x", "year": 1}], [{"id": "3", "text": "x", 5: 1}]):
+        with pytest.raises(UnsupportedValue):
+            index.add_many(items)
+    assert index.count() == 2
+
+
+def test_the_flat_search_takes_what_the_index_takes(make: Callable[..., UnifiedStorage]) -> None:
+    storage = make()
+    storage.sync.index.add("x", "a duck")
+    assert [hit.id for hit in storage.sync.search("duck", fusion="ranks")] == ["x"]
+    with pytest.raises(InvalidQuery, match="fusion"):
+        storage.sync.search("duck", fusion="best")
+    for pattern in (5, b"search:*"):
+        with pytest.raises(InvalidQuery, match="pattern"):
+            storage.sync.invalidate_cache(pattern)  # type: ignore[arg-type]
 
 
 def test_names_of_embedders() -> None:

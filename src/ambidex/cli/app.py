@@ -32,16 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands behind ``ambidex`` on the command line; None: the process's own.
     """
+    return exit_code(partial(_run, sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(words: Sequence[str]) -> int:
     try:
         app = _app()
     except ModuleNotFoundError as error:
         print(f"error: the command line needs the package {error.name!r}: pip install 'ambidex[cli]'", file=sys.stderr)
         return 1
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    return exit_code(partial(_run, app, words))
-
-
-def _run(app: App, words: Sequence[str]) -> int:
     try:
         answer = app(words, result_action="return_value")
     except SystemExit as end:  # help, version and wrong usage

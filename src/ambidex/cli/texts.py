@@ -13,11 +13,14 @@ from ambidex.cli.places import HERE, Places, opened
 
 __all__ = ["ingest", "reindex", "search"]
 
+_NAMED = 10
+
 
 def ingest(path: str, /, *, places: Places = HERE, tenant: str = "", json: bool = False) -> None:
     """Store every text file of a folder as a document for `ambidex search`; a changed one becomes a new version.
 
-    It may be interrupted and run again: what is stored already is left as it is.
+    It may be interrupted and run again: what is stored already is left as it is. Texts are UTF-8 of at most 2 MiB;
+    hidden files are passed over, and others that are left out are named.
 
     Args:
         path: a folder or a file.
@@ -26,18 +29,26 @@ def ingest(path: str, /, *, places: Places = HERE, tenant: str = "", json: bool 
         json: print one JSON object.
     """
     from ambidex.demo.load import store_texts
-    from ambidex.demo.texts import read_folder
+    from ambidex.demo.texts import list_files, none_of_them, read_texts
 
-    corpus = read_folder(path)
+    files = list_files(path)
+    if not files:
+        raise none_of_them(path, [])
     with opened(places, tenant) as storage:
         started = time.perf_counter()
-        store_texts(storage, corpus.texts, stderr())
+        stored, left_out = store_texts(storage, read_texts(path, files), stderr(), len(files))
         seconds = time.perf_counter() - started
+    if not stored:
+        raise none_of_them(path, left_out)
     if json:
-        print_json({"stored": len(corpus.texts), "skipped": corpus.skipped, "seconds": seconds})
-    else:
-        left_out = f"; {corpus.skipped} other files were left out" if corpus.skipped else ""
-        print(f"{len(corpus.texts)} documents stored in {seconds:.2f} s{left_out}")
+        files_left_out = [one._asdict() for one in left_out]
+        print_json({"stored": stored, "skipped": len(left_out), "left_out": files_left_out, "seconds": seconds})
+        return
+    print(f"{stored} documents stored in {seconds:.2f} s" + (f"; {len(left_out)} files left out" if left_out else ""))
+    for one in left_out[:_NAMED]:
+        print(f"left out: {one.path}: {one.why}", file=sys.stderr)
+    if len(left_out) > _NAMED:
+        print(f"and {len(left_out) - _NAMED} more; --json names them all", file=sys.stderr)
 
 
 def reindex(

@@ -8,7 +8,7 @@ either.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ambidex.errors import InvalidQuery
@@ -76,21 +76,30 @@ _MEANINGS = {**OPERATORS, ELEMENT: _has_element}
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 
 
-def parse_filters(filters: Mapping[str, Any], fields: Iterable[str] | None = None) -> list[Condition]:
+def parse_filters(
+    filters: Mapping[str, Any] | Sequence[Condition], fields: Iterable[str] | None = None
+) -> list[Condition]:
     """Turn ``{"age__ge": 18, "city": "Paris"}`` into conditions.
 
     Args:
-        filters: field names with an optional ``__operator`` suffix; without one the operator is ``eq``.
+        filters: field names with an optional ``__operator`` suffix; without one the operator is ``eq``. Conditions are
+            returned as they are.
         fields: the names that exist; None where any well-formed name may (free metadata).
 
     Raises:
         InvalidQuery: an unknown field or operator, or a value that the operator cannot take.
     """
+    if isinstance(filters, list) and all(isinstance(one, Condition) for one in filters):
+        return filters
+    if not isinstance(filters, Mapping):
+        raise InvalidQuery(f"filters are a dictionary such as {{'year__ge': 2020}}, not {type(filters).__name__}")
     known = None if fields is None else frozenset(fields)
     return [_condition(name, value, known) for name, value in filters.items()]
 
 
 def _condition(name: str, value: Any, known: frozenset[str] | None) -> Condition:
+    if not isinstance(name, str):
+        raise InvalidQuery(f"{name!r} is not a field name")
     field, separator, op = name.rpartition("__")
     if not separator or not field:
         field, op = name, "eq"

@@ -61,7 +61,7 @@ def main(
         if not as_json:
             out.print(
                 f"[bold]{len(corpus.texts)} texts[/] from {corpus.origin}"
-                + (f" ({corpus.skipped} other files left out)" if corpus.skipped else "")
+                + (f" ({len(corpus.left_out)} other files left out)" if corpus.left_out else "")
                 + f"\n[bold]one storage object[/] on {place}"
                 + ("" if in_memory else f", {storage.settings.durability}")
                 + f"\n[bold]search[/] by {_ways(storage)}"
@@ -233,7 +233,7 @@ def _as_data(report: Report, corpus: Corpus, place: str, search: str) -> dict[st
     return {
         "storage": place,
         "search": search,
-        "texts": {"origin": corpus.origin, "count": len(corpus.texts), "skipped": corpus.skipped},
+        "texts": {"origin": corpus.origin, "count": len(corpus.texts), "skipped": len(corpus.left_out)},
         "answers": [vars(answer) for answer in report.answers],
         "asked_meanwhile": report.asked_meanwhile,
         "seconds": report.seconds,

@@ -1,7 +1,7 @@
 """Where the texts come from: a user's folder, or what ambidex says about itself; the demo and ``ingest`` call this.
 
-The invariant: only text is returned (UTF-8 without NUL), hidden folders and build results are left out, and what was
-left out is counted.
+The invariant: only text is returned (UTF-8 without NUL), hidden folders and build results are passed over, and every
+other file that is left out is named with the reason.
 """
 
 from __future__ import annotations
@@ -9,12 +9,23 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ambidex.errors import ConfigurationError
 
-__all__ = ["OWN_QUESTIONS", "Corpus", "Text", "own_texts", "questions_about", "read_folder"]
+__all__ = [
+    "OWN_QUESTIONS",
+    "Corpus",
+    "LeftOut",
+    "Text",
+    "list_files",
+    "none_of_them",
+    "own_texts",
+    "questions_about",
+    "read_folder",
+    "read_texts",
+]
 
 _SKIPPED_FOLDERS = {"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"}
 _MOST_BYTES = 2 * 1024 * 1024
@@ -41,12 +52,20 @@ class Text(NamedTuple):
     content: str
 
 
+class LeftOut(NamedTuple):
+    """A file that gives no document."""
+
+    path: str
+    """Its name, as that of a :class:`Text`."""
+    why: str
+
+
 class Corpus(NamedTuple):
-    """Texts, where they came from, and how many files there held none."""
+    """Texts, where they came from, and what was left out there."""
 
     texts: list[Text]
     origin: str
-    skipped: int = 0
+    left_out: Sequence[LeftOut] = ()
 
 
 def read_folder(path: str) -> Corpus:
@@ -55,23 +74,65 @@ def read_folder(path: str) -> Corpus:
     Raises:
         ConfigurationError: the path does not exist, cannot be read, or holds no text.
     """
+    texts: list[Text] = []
+    left_out: list[LeftOut] = []
+    for one in read_texts(path, list_files(path)):
+        if isinstance(one, Text):
+            texts.append(one)
+        else:
+            left_out.append(one)
+    if not texts:
+        raise none_of_them(path, left_out)
+    return Corpus(texts, path, left_out)
+
+
+def list_files(path: str) -> list[str]:
+    """Return the names of the files below a folder, or that of the one file.
+
+    Raises:
+        ConfigurationError: the path does not exist or cannot be read.
+    """
     if not os.path.exists(path):
         raise ConfigurationError(f"there is no file or folder {path!r}")
+    if not os.path.isdir(path):
+        return [path]
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path!r}: {error.strerror}") from None
+    return list(_files(path))
+
+
+def read_texts(path: str, files: Iterable[str]) -> Iterator[Text | LeftOut]:
+    """Read files one by one.
+
+    Args:
+        path: the folder in which they are, or the one file.
+        files: from :func:`list_files`.
+    """
     root = path if os.path.isdir(path) else os.path.dirname(path)
-    texts: list[Text] = []
-    skipped = 0
-    for name in [path] if os.path.isfile(path) else _files(path):
-        content = _read(name)
-        if content is None:
-            skipped += 1
+    real = os.path.realpath(root or ".")
+    for name in files:
+        relative = os.path.relpath(name, root or ".").replace(os.sep, "/")
+        try:
+            content = _read(name, real if name != path else None)
+            relative.encode()
+        except UnicodeEncodeError:
+            yield LeftOut(relative.encode(errors="backslashreplace").decode(), "its name is not UTF-8")
+        except UnicodeDecodeError:
+            yield LeftOut(relative, "not UTF-8")
+        except (OSError, ValueError) as error:
+            yield LeftOut(relative, getattr(error, "strerror", None) or str(error))
         else:
-            relative = os.path.relpath(name, root or ".").replace(os.sep, "/")
-            texts.append(Text(relative, _title(relative, content), content))
-    if not texts:
-        raise ConfigurationError(
-            f"{path!r} holds no text: {skipped} files were looked at, and none was UTF-8 of at most 2 MiB"
-        )
-    return Corpus(texts, path, skipped)
+            yield Text(relative, _title(relative, content), content)
+
+
+def none_of_them(path: str, left_out: Sequence[LeftOut]) -> ConfigurationError:
+    """Return the error that says of a folder that it holds no text."""
+    first = f" (the first, {left_out[0].path!r}: {left_out[0].why})" if left_out else ""
+    return ConfigurationError(
+        f"{path!r} holds no text: {len(left_out)} files were looked at, and none was UTF-8 of at most 2 MiB{first}"
+    )
 
 
 def own_texts() -> Corpus:
@@ -104,7 +165,7 @@ def questions_about(texts: Sequence[Text], most: int = 8) -> list[str]:
 
 
 def _files(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder, onerror=_refused):
+    for place, folders, names in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name.lower() not in _SKIPPED_FOLDERS
         )
@@ -113,20 +174,30 @@ def _files(folder: str) -> Iterator[str]:
                 yield os.path.join(place, name)
 
 
-def _refused(error: OSError) -> None:
-    raise ConfigurationError(f"cannot read {error.filename!r}: {error.strerror}") from None
+def _read(path: str, root: str | None = None) -> str:
+    """Return a file's text.
 
+    Args:
+        path: of the file.
+        root: the folder out of which no link may lead; None: wherever it leads, the caller has named it.
 
-def _read(path: str) -> str | None:
-    """Return a file's text, or None where it holds none."""
-    try:
-        if os.path.getsize(path) > _MOST_BYTES or not os.path.isfile(path):
-            return None
-        with open(path, encoding="utf-8") as file:
-            content = file.read()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return content if content.strip() and "\x00" not in content else None
+    Raises:
+        ValueError: it holds none, or must not be read; the error says why.
+        OSError: it cannot be read.
+    """
+    if root is not None and os.path.islink(path) and os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise ValueError("a link that leads out of the folder")
+    if not os.path.isfile(path):
+        raise ValueError("not a file")
+    if os.path.getsize(path) > _MOST_BYTES:
+        raise ValueError("larger than 2 MiB")
+    with open(path, encoding="utf-8-sig") as file:  # without the mark that some editors put first
+        content = file.read()
+    if "\x00" in content:
+        raise ValueError("binary")
+    if not content.strip():
+        raise ValueError("empty")
+    return content
 
 
 def _title(path: str, content: str) -> str:
@@ -153,8 +224,9 @@ def _docstrings(package: str) -> list[Text]:
     for name in _files(package):
         if not name.endswith(".py"):
             continue
-        source = _read(name)
-        if source is None:
+        try:
+            source = _read(name)
+        except (OSError, ValueError):
             continue
         relative = os.path.relpath(name, os.path.dirname(package))
         module = relative[:-3].replace(os.sep, ".").removesuffix(".__init__")

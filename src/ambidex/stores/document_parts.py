@@ -136,14 +136,14 @@ def index_items(
 ) -> list[IndexItem]:
     """Return a version's entries of the index, with the vectors of its chunks if they were made before."""
     about = {key: value for key, value in head.metadata.items() if isinstance(value, _PLAIN)}
-    about |= {"doc_id": head.id, "indexed_from": INDEXED_FROM, "version": head.version}
-    about["tags"] = "".join(map(tag_mark, head.tags))
+    about |= {"doc_id": head.id, "indexed_from": INDEXED_FROM, "tags": "".join(map(tag_mark, head.tags))}
     return [
         IndexItem(
             chunk_id(head.base, place),
             head.title,
             chunk.text,
-            {**about, "chunk": place, "start": chunk.start, "end": chunk.end},
+            # what the caller calls by such a name is what a filter of the caller's means
+            {"version": head.version, "chunk": place, "start": chunk.start, "end": chunk.end, **about},
             None if vectors is None else vectors[place],
         )
         for place, chunk in enumerate(chunks)

@@ -18,6 +18,7 @@ from typing import Any, Self
 from ambidex.core.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, split
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.ports import Hit
+from ambidex.core.query import Condition, parse_filters
 from ambidex.core.runtime import one_deadline
 from ambidex.errors import (
     AmbidexError,
@@ -107,7 +108,8 @@ class Documents(Store):
         Args:
             content: text.
             metadata: JSON-shaped; ``title``, ``path``, ``category`` (texts) and ``tags`` (a list of texts) have a
-                meaning, text, numbers and booleans can be filtered by. It is not changed.
+                meaning, text, numbers and booleans can be filtered by. It is not changed. Entries of the index say
+                ``version``, ``chunk``, ``start`` and ``end`` of a chunk, too, where these names are not used in it.
             index_for_search: whether it can be found by :meth:`find` and ``search``.
 
         Returns:
@@ -131,10 +133,15 @@ class Documents(Store):
             The ids, in order.
 
         Raises:
+            CapabilityMissing: they are to be indexed and there is no search.
             PartialFailure: ``errors`` says by place which documents failed and why, ``ids`` which were stored. If one
                 of them cannot be stored at all, none is.
         """
+        if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
+            raise UnsupportedValue(f"documents come as a list, not as {type(documents).__name__}")
         given = builtins.list(documents)
+        if index_for_search and given:
+            self._searchable()
         targets: builtins.list[Target] = []
         errors: dict[int, AmbidexError] = {}
         for start in range(0, len(given), _CHECKED):
@@ -156,7 +163,7 @@ class Documents(Store):
         for item in items:
             try:
                 made.append(self._draft(*_content_of(item), index))
-            except (ValueError, CapabilityMissing) as error:
+            except ValueError as error:
                 if not isinstance(error, AmbidexError):
                     raise
                 made.append(error)
@@ -231,6 +238,8 @@ class Documents(Store):
     @one_deadline
     async def get(self, id: str, version: int | None = None) -> Document | None:  # noqa: A002
         """Return a document, or an earlier version of it, or None."""
+        if version is not None and type(version) is not int:
+            raise InvalidQuery(f"a version is a whole number, not {version!r}")
         while True:
             head = wanted = await self._records.head(id)
             if head is not None and version is not None and version != head.version:
@@ -337,12 +346,12 @@ class Documents(Store):
         index = self._searchable()
         if type(top_k) is not int or not 1 <= top_k <= 1_000:
             raise InvalidQuery(f"top_k is 1 to 1,000, not {top_k!r}")
-        wanted = dict(filters or {}) | {"indexed_from": INDEXED_FROM}
+        if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
+            raise InvalidQuery(f"tags are a list of texts, not {type(tags).__name__}")
+        wanted = [*parse_filters(filters or {}), Condition("indexed_from", "eq", INDEXED_FROM)]
         if category is not None:
-            wanted["category"] = category
-        marks = list(map(tag_mark, tags))
-        if marks:
-            wanted["tags__contains"] = marks[0]
+            wanted.append(Condition("category", "eq", category))
+        wanted += [Condition("tags", "contains", tag_mark(tag)) for tag in tags]
         size = min(1_000, top_k * 4)
         while True:
             hits = await index.search(
@@ -350,8 +359,7 @@ class Documents(Store):
             )
             best: dict[str, builtins.list[Hit]] = {}
             for hit in hits:
-                if all(mark in hit.metadata.get("tags", "") for mark in marks):
-                    best.setdefault(hit.metadata["doc_id"], []).append(hit)
+                best.setdefault(hit.metadata["doc_id"], []).append(hit)
             if len(best) >= top_k or len(hits) < size or size >= 1_000:
                 return await self._found(best, top_k)
             size = min(1_000, size * 4)
@@ -429,6 +437,8 @@ def _content_of(item: Any) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
         if "content" not in item:
             raise UnsupportedValue("a document needs a 'content'")
+        if more := set(item) - {"content", "metadata"}:
+            raise UnsupportedValue(f"a document has {min(map(str, more))!r}, which belongs into its 'metadata'")
         return item["content"], item.get("metadata")
     return item if isinstance(item, tuple) and len(item) == 2 else (item, None)
 

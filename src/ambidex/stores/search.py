@@ -91,13 +91,22 @@ class Index(Store):
 
     @operation
     @one_deadline
-    async def add_many(self, items: Iterable[IndexItem], *, namespace: str = "default") -> None:
+    async def add_many(self, items: Iterable[IndexItem | Mapping[str, Any]], *, namespace: str = "default") -> None:
         """Add or replace items in one atomic batch.
+
+        Args:
+            items: each a dictionary with ``id``, ``text`` (and ``title``, ``metadata``, ``vector`` if it has them), or
+                an :class:`ambidex.core.ports.IndexItem`.
+            namespace: where they belong.
 
         Raises:
             ConfigurationError: the namespace holds another embedder's vectors, or the embedder failed to make any.
+            InvalidQuery: a vector that was given has not as many numbers as the embedder's.
+            UnsupportedValue: an item is none, or holds what cannot be kept; nothing was stored.
         """
-        await self._put([_checked(item) for item in items], namespace)
+        if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+            raise UnsupportedValue(f"items of the index come as a list, not as {type(items).__name__}")
+        await self._put([_checked(_item(item)) for item in items], namespace)
 
     async def _put(self, items: builtins.list[IndexItem], namespace: str) -> None:
         """Add or replace items that are known to be in order."""
@@ -113,7 +122,7 @@ class Index(Store):
         *,
         top_k: int = 10,
         namespace: str = "default",
-        filters: Mapping[str, Any] | None = None,
+        filters: Mapping[str, Any] | Sequence[Condition] | None = None,
         vector: Sequence[float] | None = None,
         min_score: float = 0.0,
         fusion: str = "scores",
@@ -132,9 +141,11 @@ class Index(Store):
 
         Raises:
             ConfigurationError: the namespace holds another embedder's vectors.
+            InvalidQuery: an argument is out of range, or the vector has not as many numbers as the embedder's.
         """
         if not isinstance(query, str):
             raise InvalidQuery(f"a search query is text, not {type(query).__name__}")
+        query = query.encode(errors="replace").decode()  # a lone surrogate is in no text, and embedders stumble over it
         if type(top_k) is not int or not 1 <= top_k <= _MOST:
             raise InvalidQuery(f"top_k is 1 to {_MOST:,}, not {top_k!r}")
         if fusion not in FUSIONS:
@@ -154,6 +165,8 @@ class Index(Store):
     async def _answer(self, space: str, namespace: str, query: SearchQuery) -> list[Hit]:
         """Return the hits from the cache, from whoever is asking for them now, or from the port."""
         state = await self._port.state(space)
+        if query.vector is not None:
+            _check_size(query.vector, state.embedder, namespace)
         label = self._label(state, namespace) if query.vector is None else ""
         cache, tenant = self._scope.cache, self._scope.tenant
         if cache is None or state.private:
@@ -209,10 +222,15 @@ class Index(Store):
         """Return the items with a vector each, the namespace being claimed for the embedder."""
         embedder = self._scope.embedder
         bare = [place for place, item in enumerate(items) if item.vector is None]
-        if embedder is None or not bare:
+        if not items or (embedder is None and len(bare) == len(items)):
             return items
         space = self._space(namespace)
         state = await self._port.state(space)
+        for item in items:
+            if item.vector is not None:
+                _check_size(item.vector, state.embedder, namespace)
+        if embedder is None or not bare:
+            return items
         if not replacing:
             self._label(state, namespace)  # before the work, if it is known to be in vain
         texts = [f"{items[place].title} {items[place].text}"[:_EMBEDDED_CHARACTERS].strip() for place in bare]
@@ -353,7 +371,7 @@ def _id(item: str) -> str:
     return item
 
 
-def _conditions(filters: Mapping[str, Any]) -> list[Condition]:
+def _conditions(filters: Mapping[str, Any] | Sequence[Condition]) -> list[Condition]:
     """Parse filters over metadata, which holds nothing but text, numbers, booleans and None."""
     conditions = parse_filters(filters)
     for field, op, value in conditions:
@@ -370,6 +388,33 @@ def _conditions(filters: Mapping[str, Any]) -> list[Condition]:
             except UnsupportedValue as error:
                 raise InvalidQuery(f"the filter on {field!r}: {error}") from None
     return conditions
+
+
+def _check_size(vector: Sequence[float], label: str, namespace: str) -> None:
+    """Refuse a vector that could be nobody's neighbour, because an embedder made those of the namespace."""
+    name, _, dimension = label.rpartition(":")
+    if dimension.isdecimal() and len(vector) != int(dimension):
+        raise InvalidQuery(
+            f"the vector has {len(vector)} numbers; those of namespace {namespace!r} have {dimension}, from {name!r}"
+        )
+
+
+def _item(given: Any) -> IndexItem:
+    """Return an item that was given as itself or as a dictionary."""
+    if isinstance(given, IndexItem):
+        return given
+    if not isinstance(given, Mapping):
+        raise UnsupportedValue(
+            f"an item of the index is a dictionary with 'id' and 'text', or an IndexItem, not {type(given).__name__}"
+        )
+    fields = {"title": "", "metadata": {}, **given}
+    if missing := {"id", "text"} - set(fields):
+        raise UnsupportedValue(f"an item of the index has no {min(missing)!r}")
+    if unknown := set(fields) - set(IndexItem._fields):
+        raise UnsupportedValue(
+            f"an item of the index has {min(map(str, unknown))!r}, which belongs into its 'metadata'"
+        )
+    return IndexItem(**fields)
 
 
 def _checked(item: IndexItem) -> IndexItem:
