@@ -25,6 +25,7 @@ _MANY, _SHARE = 10_000, 0.2
 """A graph is built for so many vectors without one, if they are such a share of all."""
 _REST_MANY, _REST_SHARE = 500, 0.01
 """When nobody writes, so many and such a share are enough, where there are vectors for a graph at all."""
+_SHAPE = "m = 10, ef_construction = 100"
 _LOCK = 1634558310  # beside the one of search_upkeep.py
 
 _SETTINGS = (
@@ -86,11 +87,12 @@ def shown(prefix: str, type_schema: str, graph: Graph, half: bytes, depth: int, 
     found, bound = _found(prefix, type_schema, graph, half, ("", ()), depth)
     sql = (
         "SELECT i.item, -distance, -last, i.id, t.title, t.text, i.metadata::text FROM (SELECT item, distance,"
-        f" max(distance) OVER () AS last FROM (SELECT item, distance {found}) AS near ORDER BY distance, item LIMIT ?)"
+        f" max(distance) OVER () AS last FROM (SELECT item, distance {found}) AS near ORDER BY distance, item"
+        f" LIMIT {top_k})"  # in the text, or else the server plans anew each time, hoping for a smaller one
         f" AS best JOIN {prefix}ambidex_items i ON i.item = best.item JOIN {prefix}ambidex_texts t"
         " ON t.item = best.item ORDER BY distance, i.item"
     )
-    return sql, (*bound, top_k)
+    return sql, bound
 
 
 def _found(
@@ -170,7 +172,7 @@ def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -
     ask(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {prefix}ambidex_vectors USING hnsw"
         f" ((half::{type_schema}.halfvec({graph.dimension})) {type_schema}.halfvec_ip_ops)"
-        f" WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
+        f" WITH ({_SHAPE}) WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
     )
     ask(f"ANALYZE {prefix}ambidex_vectors")  # or else the planner may think that few vectors meet the bound
     ask(
