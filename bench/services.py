@@ -81,4 +81,5 @@ def settle(storage: UnifiedStorage, namespace: str, vector: Any) -> None:
     if (thread := database.upkeep._thread) is not None:
         thread.join()
     index.search("", vector=vector, namespace=namespace)
-    database.upkeep.look_after(index._space(namespace))
+    upkeep, space = database.upkeep, index._space(namespace)
+    upkeep.look_after(space, upkeep.look_after(space))

@@ -53,6 +53,20 @@ def fill(storage: UnifiedStorage) -> None:
     )
 
 
+@pytest.mark.parametrize(("words", "top_k", "depth"), [("", 10, 100), ("", 80, 160), ("", 300, 300), ("item", 10, 200)])
+def test_a_vector_alone_is_looked_for_less_deep(
+    make: Callable[..., UnifiedStorage], words: str, top_k: int, depth: int
+) -> None:
+    storage = make(embedder="none")
+    cosines = [1 - n / 1000 for n in range(400)]
+    vectors = [[cosine, (1 - cosine**2) ** 0.5] for cosine in cosines]
+    storage.sync.index.add_many([IndexItem(f"{n:03}", "", "an item", {}, vector) for n, vector in enumerate(vectors)])
+    third = storage.sync.search(words, vector=[1.0, 0.0], top_k=top_k)[2]
+    by_vector = (cosines[2] - cosines[depth - 1]) / (cosines[0] - cosines[depth - 1])
+    assert third.id == "002"
+    assert third.score == pytest.approx(0.7 + 0.3 * by_vector if words else by_vector, abs=1e-3)
+
+
 def test_texts_are_found_by_meaning(make: Callable[..., UnifiedStorage]) -> None:
     storage = make(embedder=topics)
     fill(storage)

@@ -33,6 +33,8 @@ _MOST = 1_000
 _PAGE = 200
 _EMBEDDED_CHARACTERS = 50_000
 """How much of a text an embedder is shown; a vector of more than that says little of any part of it."""
+_DEPTH, _DEPTH_ALONE = 200, 100
+"""How many candidates each part of a query contributes; a vector that is not fused with words needs fewer."""
 _LONGEST_KEPT = 4_096
 """The longest query, in characters, whose answer is kept."""
 _PLAIN = (str, int, float, bool, type(None))
@@ -158,7 +160,7 @@ class Index(Store):
         if not query.strip() and given is None:
             return []
         weight = 0.3 if self._scope.embedder is None else self._scope.embedder.weight
-        wanted = SearchQuery(query, given, top_k, conditions, weight, max(200, top_k), fusion)
+        wanted = SearchQuery(query, given, top_k, conditions, weight, _depth(bool(query.strip()), top_k), fusion)
         hits = await self._answer(space, namespace, wanted)
         return [hit for hit in hits if hit.score >= min_score]
 
@@ -363,6 +365,11 @@ def _question(space: str, query: SearchQuery, label: str) -> bytes:
     if query.vector is not None:
         name.update(array("d", query.vector).tobytes())
     return name.digest()
+
+
+def _depth(words: bool, top_k: int) -> int:
+    """Return how many candidates are looked for: twice what is shown at least, as far as that was found to matter."""
+    return max(_DEPTH if words else min(_DEPTH, max(_DEPTH_ALONE, 2 * top_k)), top_k)
 
 
 def _id(item: str) -> str:

@@ -19,6 +19,7 @@ import pytest
 from ambidex import UnifiedStorage
 from ambidex.backends.postgres import search, search_graph, search_schema, search_upkeep, search_words
 from ambidex.backends.postgres.database import Database
+from ambidex.backends.postgres.search_vectors import unit_half
 from ambidex.core.ports import Capability, IndexItem
 from ambidex.errors import AmbidexError, Conflict
 from tests.services.handle import Service
@@ -261,6 +262,7 @@ def recall(storage: UnifiedStorage, items: list[IndexItem], **filters: Any) -> f
     chance = random.Random(9)
     kept = [item for item in items if all(item.metadata[name] == value for name, value in filters.items())]
     found = 0
+    storage.sync.invalidate_cache()
     for _ in range(10):
         vector = [chance.gauss(0, 1) for _ in range(16)]
         hits = storage.sync.index.search("", vector=vector, filters=filters)
@@ -295,13 +297,12 @@ def test_vectors_by_a_graph(storage: UnifiedStorage, place: str, monkeypatch: py
             f"{place.partition('schema=')[2]}.",
             "public",
             search_graph.Graph(1, 16, bound),
-            str([1.0] * 16),
+            unit_half([1.0] * 16),
             ("", []),
             50,
         )
-        connection.execute("ANALYZE ambidex_vectors")
-        sql, args = ask[-1]
-        plan = str(connection.execute("EXPLAIN " + sql.replace("?", "%s"), list(args)).fetchall())
+        sql, args = ask
+        plan = str(connection.execute("EXPLAIN " + sql.replace("?", "%s"), [str([1.0] * 16)] * len(args)).fetchall())
         assert f"using {name}" in plan
     assert recall(storage, items) >= 0.95
     assert recall(storage, items, n=7) >= 0.99
@@ -310,6 +311,113 @@ def test_vectors_by_a_graph(storage: UnifiedStorage, place: str, monkeypatch: py
     assert recall(storage, items, n=7) >= 0.95, "the graph is read until enough meet the filter"
     check(place)
     database(storage).upkeep.close()
+
+
+def test_the_graph_gives_the_scores_that_comparing_all_gives(
+    storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    monkeypatch.setattr(search_graph, "_MANY", 500)
+    index = storage.sync.index
+    index.add_many(some(range(600)))
+
+    def ask(top_k: int, words: str = "") -> list[Any]:
+        storage.sync.invalidate_cache()
+        hits = index.search(words, vector=[1.0, *[0.5] * 15], top_k=top_k)
+        return [hit._replace(score=round(hit.score, 6)) for hit in hits]
+
+    cases = [(10, ""), (200, ""), (1000, ""), (10, VOCABULARY[3])]
+    compared = [ask(*case) for case in cases]
+    database(storage).upkeep.look_after(space_of(place))
+    monkeypatch.setattr(search, "_FEW", 0)
+    for _ in range(2):  # the first request learns of the graph, the second asks it at once
+        assert [ask(*case) for case in cases] == compared
+    database(storage).upkeep.close()
+
+
+def test_a_graph_that_was_replaced_or_lost_is_not_trusted(
+    storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    monkeypatch.setattr(search_graph, "_MANY", 500)
+    monkeypatch.setattr(search, "_FEW", 0)
+    vectors = database(storage).vectors
+    items = some(range(600))
+    storage.sync.index.add_many(items)
+    space = space_of(place)
+    database(storage).upkeep.look_after(space)
+    assert recall(storage, items) >= 0.95
+    known = vectors.graph(space, 16)
+    assert known is not None
+    items += some(range(600, 1200), seed=4)
+    storage.sync.index.add_many(items[600:])
+    database(storage).upkeep.look_after(space)
+    assert recall(storage, items) >= 0.95
+    replaced = vectors.graph(space, 16)
+    assert replaced is not None
+    assert replaced.bound > known.bound
+    with admin(place) as connection:
+        # As after the tables were made anew: the namespace has another number, and its old one is somebody else's.
+        for table in ("items", "vectors", "postings", "changes", "graphs"):
+            connection.execute(f"UPDATE ambidex_{table} SET space = 77")
+        connection.execute("UPDATE ambidex_spaces SET namespace = 'other'")
+        connection.execute(
+            "INSERT INTO ambidex_spaces (space, namespace) OVERRIDING SYSTEM VALUE VALUES (77, %s)", [space]
+        )
+        assert recall(storage, items) >= 0.95
+        assert vectors.graph(space, 16) == replaced._replace(space=77)
+        connection.execute("DELETE FROM ambidex_graphs")
+    assert recall(storage, items) == 1.0
+    assert vectors.graph(space, 16) is None
+    database(storage).upkeep.close()
+
+
+def test_when_nobody_writes_the_graph_takes_in_the_last_vectors(
+    storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    monkeypatch.setattr(search_graph, "_MANY", 300)
+    monkeypatch.setattr(search_graph, "_REST_MANY", 5)
+    index, upkeep = storage.sync.index, database(storage).upkeep
+    index.add_many(some(range(400)))
+    space = space_of(place)
+
+    def bound() -> int:
+        with admin(place) as connection:
+            return int(connection.execute("SELECT max(bound) FROM ambidex_graphs").fetchall()[0][0])
+
+    def last() -> int:
+        with admin(place) as connection:
+            return int(connection.execute("SELECT max(item) FROM ambidex_vectors").fetchall()[0][0])
+
+    assert upkeep.look_after(space) == {}
+    assert bound() == last()
+    index.add_many(some(range(400, 403)))
+    assert upkeep.look_after(space) == {}, "too few to be worth it"
+    index.add_many(some(range(403, 410)))
+    seen = upkeep.look_after(space)
+    assert seen == {16: last()}
+    index.add_many(some(range(410, 411)))
+    seen = upkeep.look_after(space, seen)
+    assert seen == {16: last()}, "somebody wrote meanwhile"
+    assert bound() < last()
+    assert upkeep.look_after(space, seen) == {}
+    assert bound() == last()
+    monkeypatch.setattr(search_upkeep, "_ITEMS", 1)
+    monkeypatch.setattr(search_upkeep, "_REST_SECONDS", 0.1)
+    index.add_many(some(range(420, 440)))
+    until(lambda: bound() == last())
+    until(lambda: upkeep._thread is None)
+    monkeypatch.setattr(search_upkeep, "_REST_SECONDS", 3600)
+    index.add_many(some(range(440, 460)))
+    until(lambda: bool(upkeep._resting))
+    thread = upkeep._thread
+    assert thread is not None
+    storage.close()
+    assert not thread.is_alive(), "closing does not wait for the rest"
 
 
 def test_closing_interrupts_the_building_of_a_graph(

@@ -12,18 +12,18 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from ambidex.backends.postgres.search_filters import to_json, where
-from ambidex.backends.postgres.search_graph import Graph, find, nearest
+from ambidex.backends.postgres.search_graph import Graph, find, nearest, shown
 from ambidex.backends.postgres.search_schema import Texts, level_of, stamp
-from ambidex.backends.postgres.search_vectors import Half, Vectors, nearest_of, unit_text
+from ambidex.backends.postgres.search_vectors import Half, Vectors, nearest_of, unit_half
 from ambidex.backends.postgres.search_words import Bag, Corpus, bag_of, best, postings, query_words
 from ambidex.backends.postgres.wire import bigint_array, bytea_array, text_array
 from ambidex.backends.relational.sql import Row, SqlLeaf, Statement
-from ambidex.core.fusion import fuse
+from ambidex.core.fusion import fuse, normalise
 from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition
 
@@ -46,6 +46,13 @@ class _Leaf(SqlLeaf, Protocol):
     def together(self, statements: Sequence[Statement]) -> Awaitable[list[list[Row]]]: ...
 
     def apart(self, call: Callable[[], T]) -> Awaitable[T]: ...
+
+
+class _Asked(NamedTuple):
+    """What asks a graph, before it is known whether the namespace still has it."""
+
+    graph: Graph
+    statements: list[Statement]
 
 
 class PostgresSearch:
@@ -147,7 +154,13 @@ class PostgresSearch:
 
     async def query(self, namespace: str, query: SearchQuery) -> list[Hit]:
         words = query_words(query.text)
-        corpus, graph = await self._read(namespace, words, query)
+        asked = self._foreseen(namespace, query, bool(words))
+        if asked is not None and not words:
+            by_graph = await self._leaf.together(asked.statements)
+            if asked.graph == _graph(by_graph[0], asked.graph.dimension):
+                return _hits(by_graph[1])
+            asked = None
+        corpus, graph, by_vector = await self._read(namespace, words, query, asked)
         by_text: dict[int, float] = {}
         if words and corpus.items:
             size = sum(len(part) for parts in corpus.postings.values() for part in parts)
@@ -155,13 +168,37 @@ class PostgresSearch:
                 by_text = best(words, corpus, query.depth)
             else:
                 by_text = await self._leaf.apart(lambda: best(words, corpus, query.depth))
-        by_vector: dict[int, float] = {}
-        if query.vector is not None and corpus.items and corpus.kept != b"":
-            by_vector = await self._by_vector(namespace, query, query.vector, corpus, graph)
+        if by_vector is None:
+            by_vector = {}
+            if query.vector is not None and corpus.items and corpus.kept != b"":
+                by_vector = await self._by_vector(namespace, query, query.vector, corpus, graph)
         return await self._shown(query, by_text, by_vector)
 
-    async def _read(self, namespace: str, words: dict[int, int], query: SearchQuery) -> tuple[Corpus, Graph | None]:
-        """Read in one round trip what words are ranked by, what the filters keep, and which graph there is."""
+    def _foreseen(self, namespace: str, query: SearchQuery, fused: bool) -> _Asked | None:
+        """Return what asks the graph that was there the last time, for the same request may ask whether it still is.
+
+        Under filters it depends on what they keep whether the graph is asked at all.
+        """
+        vector, half = query.vector, self._vectors.known
+        if vector is None or half is None or query.filters:
+            return None
+        graph = self._vectors.graph(namespace, len(vector))
+        if graph is None:
+            return None
+        unit, depth = unit_half(vector), query.depth
+        if fused:
+            ask = nearest(self._prefix, half.schema, graph, unit, ("", ()), depth)
+        else:
+            ask = shown(self._prefix, half.schema, graph, unit, depth, query.top_k)
+        return _Asked(graph, [find(self._prefix, namespace, graph.dimension, depth), ask])
+
+    async def _read(
+        self, namespace: str, words: dict[int, int], query: SearchQuery, asked: _Asked | None
+    ) -> tuple[Corpus, Graph | None, dict[int, float] | None]:
+        """Read in one round trip what words are ranked by, what the filters keep, and which graph there is.
+
+        With it comes what it finds, if it is the one that was foreseen.
+        """
         statements: list[Statement] = [(self._sums, (namespace,))]
         if words:
             statements.append((self._postings, (namespace, bigint_array(list(words)))))
@@ -170,16 +207,19 @@ class PostgresSearch:
             text, bound = where(query.filters)
             statements.append((self._kept + text, (namespace, *bound)))
         dimension = 0 if query.vector is None else len(query.vector)
-        statements.append(find(self._prefix, namespace, dimension))
+        place = len(statements)
+        statements += asked.statements if asked else [find(self._prefix, namespace, dimension, query.depth)]
         answers = await self._leaf.together(statements)
         items, total = answers[0][0]
         found: dict[int, list[bytes]] = {}
         for term, docs in answers[1] if words else ():
             found.setdefault(term, []).append(docs)
         gone = answers[2][0][0] if words else None
-        kept = (answers[-2][0][0] or b"") if query.filters else None
-        graph = Graph(answers[-1][0][0], dimension, answers[-1][0][1]) if answers[-1] else None
-        return Corpus(items, total, found, gone or b"", kept), graph
+        kept = (answers[place - 1][0][0] or b"") if query.filters else None
+        graph = _graph(answers[place], dimension)
+        self._vectors.note(namespace, dimension, graph)
+        by_vector: dict[int, float] | None = dict(answers[-1]) if asked is not None and asked.graph == graph else None
+        return Corpus(items, total, found, gone or b"", kept), graph, by_vector
 
     async def _by_vector(
         self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus, graph: Graph | None
@@ -190,8 +230,9 @@ class PostgresSearch:
             if graph is None or kept < _FEW or kept < _FEW_SHARE * corpus.items:
                 asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
             else:
-                text = unit_text(vector)
-                asked = nearest(self._prefix, half.schema, graph, text, where(query.filters), query.depth)
+                filters = where(query.filters)
+                by_graph = nearest(self._prefix, half.schema, graph, unit_half(vector), filters, query.depth)
+                asked = [find(self._prefix, namespace, graph.dimension, query.depth), by_graph]
             return dict((await self._leaf.together(asked))[-1])
         text, bound = where(query.filters)
         found: dict[int, float] = {}
@@ -279,6 +320,20 @@ class PostgresSearch:
     async def count(self, namespace: str) -> int:
         row = await self._leaf.row(self._sql.count, (namespace,))
         return int(row[0]) if row else 0
+
+
+def _graph(rows: Sequence[Row], dimension: int) -> Graph | None:
+    """Return the graph that :func:`find` found."""
+    return Graph(rows[0][0], dimension, rows[0][1]) if rows else None
+
+
+def _hits(rows: Sequence[Row]) -> list[Hit]:
+    """Return what :func:`shown` shows, as it would be found beside no words."""
+    cosines = {row[0]: row[1] for row in rows}
+    for row in rows[:1]:
+        cosines[-1] = row[2]  # the least of all that were found, which decides what 0 is
+    scores = normalise(cosines)
+    return [Hit(row[3], scores[row[0]], row[4], row[5], msgspec.json.decode(row[6])) for row in rows]
 
 
 def _item(row: Row) -> IndexItem:

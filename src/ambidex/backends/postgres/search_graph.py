@@ -1,19 +1,19 @@
 """Graphs (HNSW) over the vectors of large namespaces, and the statement that asks one; the port and upkeep call this.
 
 A graph is an index over the vectors of one namespace up to a number; the newer ones are compared one by one until
-there are enough of them for a new graph. Adding to a graph takes several times the work of building it at once, and
-the writer would wait for it. The invariant: the statement finds the nearest by its own words; a graph only makes it
-fast, so one that is missing costs time and nothing else.
+there are enough of them for a new graph, and fewer are enough when nobody writes. Adding to a graph takes several times
+the work of building it at once, and the writer would wait for it. The invariant: the statement finds the nearest by its
+own words; a graph only makes it fast, so one that is missing costs time and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ambidex.backends.relational.sql import Row, Statement
 
-__all__ = ["GRAPHS", "Graph", "build", "find", "nearest"]
+__all__ = ["GRAPHS", "Graph", "build", "find", "nearest", "shown"]
 
 GRAPHS = (
     "CREATE TABLE {s}ambidex_graphs (space int NOT NULL, dimension int NOT NULL, bound bigint NOT NULL,"
@@ -23,10 +23,13 @@ GRAPHS = (
 _LONGEST = 4_000  # what an HNSW index over halves can hold
 _MANY, _SHARE = 10_000, 0.2
 """A graph is built for so many vectors without one, if they are such a share of all."""
+_REST_MANY, _REST_SHARE = 500, 0.01
+"""When nobody writes, so many and such a share are enough, where there are vectors for a graph at all."""
+_SHAPE = "m = 10, ef_construction = 100"
 _LOCK = 1634558310  # beside the one of search_upkeep.py
 
 _SETTINGS = (
-    "SELECT set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+    "set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
     " set_config('hnsw.max_scan_tuples', '40000', true), set_config('jit', 'off', true)"
 )
 """With conditions, the graph is read until enough of its nodes meet them. The settings end with the request."""
@@ -43,44 +46,76 @@ class Graph(NamedTuple):
     bound: int
 
 
-def find(prefix: str, namespace: str, dimension: int) -> Statement:
-    """Return what reads where a namespace has a graph: a row of its space and bound, or none."""
+def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
+    """Return what reads which graph a namespace has, and gets ready to ask it.
+
+    Its answer is a row that begins with space and bound, or none.
+
+    Args:
+        prefix: of the tables.
+        namespace: whose.
+        dimension: of the vectors.
+        depth: how many are to be found in the same request.
+    """
     sql = (
-        f"SELECT g.space, g.bound FROM {prefix}ambidex_graphs g JOIN {prefix}ambidex_spaces s ON s.space = g.space"
-        " WHERE s.namespace = ? AND g.dimension = ?"
+        f"SELECT g.space, g.bound, {_SETTINGS} FROM {prefix}ambidex_graphs g"
+        f" JOIN {prefix}ambidex_spaces s ON s.space = g.space WHERE s.namespace = ? AND g.dimension = ?"
     )
-    return sql, (namespace, dimension)
+    return sql, (str(depth), namespace, dimension)
 
 
-def nearest(prefix: str, type_schema: str, graph: Graph, text: str, filters: Filters, depth: int) -> list[Statement]:
-    """Return what finds the nearest by a graph and among the vectors behind it; the last statement has the rows.
+def nearest(prefix: str, type_schema: str, graph: Graph, half: bytes, filters: Filters, depth: int) -> Statement:
+    """Return what finds the nearest by a graph and among the vectors behind it: rows of number and cosine.
 
     Args:
         prefix: of the tables.
         type_schema: where pgvector's types are.
         graph: what there is.
-        text: the query's unit vector as pgvector reads it.
+        half: the query's unit vector in the type's binary form.
         filters: conditions on an item ``i`` as SQL, each with its AND, and the values to bind.
-        depth: how many, at most 1,000.
+        depth: how many, at most 1,000; :func:`find` has got ready for as many.
     """
+    found, bound = _found(prefix, type_schema, graph, half, filters, depth)
+    return f"SELECT item, -distance {found}", bound
+
+
+def shown(prefix: str, type_schema: str, graph: Graph, half: bytes, depth: int, top_k: int) -> Statement:
+    """Return what finds the nearest and shows the first ``top_k``; the other arguments are those of :func:`nearest`.
+
+    Its answer is rows of number, cosine, the least cosine of all that were found, id, title, text and metadata.
+    """
+    found, bound = _found(prefix, type_schema, graph, half, ("", ()), depth)
+    sql = (
+        "SELECT i.item, -distance, -last, i.id, t.title, t.text, i.metadata::text FROM (SELECT item, distance,"
+        f" max(distance) OVER () AS last FROM (SELECT item, distance {found}) AS near ORDER BY distance, item"
+        f" LIMIT {top_k})"  # in the text, or else the server plans anew each time, hoping for a smaller one
+        f" AS best JOIN {prefix}ambidex_items i ON i.item = best.item JOIN {prefix}ambidex_texts t"
+        " ON t.item = best.item ORDER BY distance, i.item"
+    )
+    return sql, bound
+
+
+def _found(
+    prefix: str, type_schema: str, graph: Graph, half: bytes, filters: Filters, depth: int
+) -> tuple[str, Sequence[Any]]:
     # The numbers stand in the text, for only so does the planner see that the index fits; all are the database's own.
     conditions, bound = filters
     among = ""
     if conditions:  # a scalar, which is asked of each node that the graph offers and never turned into a join
         among = f" AND (SELECT true FROM {prefix}ambidex_items i WHERE i.item = v.item{conditions})"
-    half = f"half::{type_schema}.halfvec({graph.dimension})"
-    distance = f"{half} OPERATOR({type_schema}.<#>) ?::{type_schema}.halfvec({graph.dimension})"
+    column = f"half::{type_schema}.halfvec({graph.dimension})"
+    distance = f"{column} OPERATOR({type_schema}.<#>) ?::{type_schema}.halfvec({graph.dimension})"
     which = f"FROM {prefix}ambidex_vectors v WHERE space = {graph.space} AND dimension = {graph.dimension}"
     by_graph = (
         f"(SELECT item, {distance} AS distance {which} AND item <= {graph.bound}{among}"
         f" ORDER BY {distance} LIMIT {depth})"
     )
     behind = f"(SELECT item, {distance} AS distance {which} AND item > {graph.bound}{among} ORDER BY 2 LIMIT {depth})"
-    sql = f"SELECT item, -distance FROM ({by_graph} UNION ALL {behind}) AS found ORDER BY distance, item LIMIT {depth}"
-    return [(_SETTINGS, (str(depth),)), (sql, (text, *bound, text, text, *bound))]
+    sql = f"FROM ({by_graph} UNION ALL {behind}) AS found ORDER BY distance, item LIMIT {depth}"
+    return sql, (half, *bound, half, half, *bound)
 
 
-def build(ask: Ask, prefix: str, type_schema: str, space: int, alone: bool) -> None:
+def build(ask: Ask, prefix: str, type_schema: str, space: int, alone: bool, seen: Mapping[int, int]) -> dict[int, int]:
     """Build the graphs that a namespace needs, and drop those in whose place they come.
 
     Args:
@@ -89,9 +124,14 @@ def build(ask: Ask, prefix: str, type_schema: str, space: int, alone: bool) -> N
         type_schema: where pgvector's types are.
         space: the namespace's number.
         alone: whether locks of a session can be held, so that nobody else builds at the same time.
+        seen: what this returned some time ago; where nobody has written since, smaller steps are worth while.
+
+    Returns:
+        By dimension the last vector of those that are worth a graph when nobody writes any more.
     """
+    waiting: dict[int, int] = {}
     if alone and not ask("SELECT pg_try_advisory_lock(?, ?)", (_LOCK, space))[0][0]:
-        return
+        return {0: 0}  # who builds now does not know of vectors that came since
     try:
         counts = ask(
             "SELECT v.dimension, count(*), count(*) FILTER (WHERE v.item > coalesce(g.bound, 0)), max(v.item)"
@@ -100,11 +140,17 @@ def build(ask: Ask, prefix: str, type_schema: str, space: int, alone: bool) -> N
             (space,),
         )
         for dimension, total, fresh, last in counts:
-            if fresh >= _MANY and fresh >= _SHARE * total and dimension <= _LONGEST:
+            if dimension > _LONGEST or total < _MANY:
+                continue
+            at_rest = fresh >= _REST_MANY and fresh >= _REST_SHARE * total
+            if (fresh >= _MANY and fresh >= _SHARE * total) or (at_rest and seen.get(dimension) == last):
                 _build(ask, prefix, type_schema, Graph(space, dimension, last), alone)
+            elif at_rest:
+                waiting[dimension] = last
     finally:
         if alone:
             ask("SELECT pg_advisory_unlock(?, ?)", (_LOCK, space))
+    return waiting
 
 
 def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -> None:
@@ -126,8 +172,9 @@ def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -
     ask(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {prefix}ambidex_vectors USING hnsw"
         f" ((half::{type_schema}.halfvec({graph.dimension})) {type_schema}.halfvec_ip_ops)"
-        f" WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
+        f" WITH ({_SHAPE}) WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
     )
+    ask(f"ANALYZE {prefix}ambidex_vectors")  # or else the planner may think that few vectors meet the bound
     ask(
         f"INSERT INTO {prefix}ambidex_graphs VALUES (?, ?, ?, ?) ON CONFLICT (space, dimension)"
         " DO UPDATE SET bound = excluded.bound, name = excluded.name",

@@ -2,9 +2,9 @@
 
 Small batches of postings are joined to larger ones, postings of deleted items are dropped when there are many, and
 vectors get a graph (HNSW) when they are too many to be compared one by one. One thread a process does this over a
-connection of its own, and ends when nothing is left to do. The invariant: nothing of it changes what a query finds, so
-it may be interrupted, repeated or done by two processes at once, and its failure is only noted; each step is one
-transaction in which rows that it deletes are written anew.
+connection of its own, and ends when nothing is left to do; what pays only once nobody writes waits until then. The
+invariant: nothing of it changes what a query finds, so it may be interrupted, repeated or done by two processes at
+once, and its failure is only noted; each step is one transaction in which rows that it deletes are written anew.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ambidex.backends.postgres.blocking import BlockingConnection, Expired
@@ -39,6 +39,8 @@ _MANY_BATCHES = 16
 _MANY_GONE, _GONE_SHARE = 1_000, 0.1
 _PAGE = 2_000
 _SECONDS, _PATIENCE = 3_600.0, 2.0
+_REST_SECONDS, _REST_FACTOR = 10.0, 10.0
+"""Nobody writes if nothing came for so long. Graphs that are built for that take a tenth of the time at most."""
 _LOCK = 1634558309  # beside the one of search_schema.py
 
 
@@ -63,7 +65,10 @@ class Upkeep:
             self._connection.abandon()
         self._connection = None
         self._guard = threading.Lock()
+        self._woken = threading.Event()
         self._due: set[str] = set()
+        self._resting: dict[str, tuple[float, Mapping[int, int]]] = {}  # when to look again, and what there was
+        self._busy: dict[str, float] = {}  # until when no graph is built for the rest's sake
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -74,6 +79,7 @@ class Upkeep:
         with self._guard:
             self._stopped = False
             self._due.add(namespace)
+            self._woken.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ambidex-upkeep", daemon=True)
                 self._thread.start()
@@ -84,32 +90,64 @@ class Upkeep:
             thread, connection = self._thread, self._connection
             self._stopped = True
             self._due.clear()
+            self._resting.clear()
+            self._woken.set()
             if connection is not None:
                 _interrupt(connection)
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
     def _run(self) -> None:
-        connection: BlockingConnection | None
-        while True:
-            with self._guard:
-                if not self._due:
-                    connection, self._connection, self._thread = self._connection, None, None
-                    break
-                namespace = self._due.pop()
+        while (work := self._next()) is not None:
+            namespace, seen = work
+            began = time.monotonic()
             try:
-                self.look_after(namespace)
+                waiting = self.look_after(namespace, seen)
             except (AmbidexError, Lost, Refused, Expired) as error:
                 _log.debug("the upkeep of the index at %s was interrupted: %s", self._server.where, error)
-        if connection is not None and not connection.broken:
-            connection.close()
+                continue
+            now = time.monotonic()
+            with self._guard:
+                if seen:
+                    self._busy[namespace] = now + _REST_FACTOR * (now - began)
+                if waiting and not self._stopped:
+                    self._resting[namespace] = max(now + _REST_SECONDS, self._busy.get(namespace, 0.0)), waiting
 
-    def look_after(self, namespace: str) -> None:
+    def _next(self) -> tuple[str, Mapping[int, int]] | None:
+        """Return the namespace to look after and what was seen there before it rested; None when there is no more."""
+        while True:
+            with self._guard:
+                if self._due:
+                    return self._due.pop(), {}
+                self._woken.clear()
+                first = min(self._resting.items(), key=lambda one: one[1][0], default=None)
+                wait = first[1][0] - time.monotonic() if first else 0.0
+                if first and wait <= 0:
+                    del self._resting[first[0]]
+                    return first[0], first[1][1]
+                connection, self._connection = self._connection, None
+                if not first:
+                    self._thread = None
+            if connection is not None and not connection.broken:
+                connection.close()
+            if not first:
+                return None
+            self._woken.wait(wait)
+
+    def look_after(self, namespace: str, seen: Mapping[int, int] | None = None) -> Mapping[int, int]:
         """Do what is to be done in a namespace, on this thread.
+
+        Args:
+            namespace: where.
+            seen: what this returned before a rest.
+
+        Returns:
+            What is worth doing only if nobody writes for a while; nothing in it: all is done.
 
         Raises:
             Lost, Refused, Expired: the server refused, or went away; the rest remains for the next time.
         """
+        waiting: Mapping[int, int] = {}
         rows = self._ask(f"SELECT space FROM {self._prefix}ambidex_spaces WHERE namespace = ?", (namespace,))
         for (space,) in rows:
             for step in (self._join_changes, self._join_batches, self._purge):
@@ -118,7 +156,8 @@ class Upkeep:
             half = self._vectors.known
             if half is not None and not self._stopped:
                 assert self._connection is not None  # noqa: S101  # the steps have made it
-                build(self._ask, self._prefix, half.schema, space, self._connection.lasting)
+                waiting = build(self._ask, self._prefix, half.schema, space, self._connection.lasting, seen or {})
+        return waiting
 
     def _ask(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
         connection = self._connection

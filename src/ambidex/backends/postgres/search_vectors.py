@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from ambidex.backends.postgres.schema import TABLES_LOCK, do
+from ambidex.backends.postgres.search_graph import Graph
 from ambidex.backends.postgres.wire import bigint_array, sized_array
 from ambidex.backends.relational.sql import Row, Statement
 
-__all__ = ["Half", "Nearest", "Vectors", "nearest_of", "unit_text"]
+__all__ = ["Half", "Nearest", "Vectors", "nearest_of", "unit_half"]
 
 _log = logging.getLogger("ambidex")
 
@@ -51,7 +52,7 @@ class Half(NamedTuple):
 
     def array(self, vectors: Sequence[Sequence[float]]) -> bytes:
         """Return unit vectors in the binary form of an array of the type."""
-        return sized_array(self.oid, [_half(vector) for vector in vectors])
+        return sized_array(self.oid, [unit_half(vector) for vector in vectors])
 
 
 def _unit(vector: Sequence[float]) -> list[float]:
@@ -59,12 +60,8 @@ def _unit(vector: Sequence[float]) -> list[float]:
     return [one / length for one in vector]
 
 
-def unit_text(vector: Sequence[float]) -> str:
-    """Return the unit vector of a direction as pgvector reads it."""
-    return "[" + ",".join(map(repr, _unit(vector))) + "]"
-
-
-def _half(vector: Sequence[float]) -> bytes:
+def unit_half(vector: Sequence[float]) -> bytes:
+    """Return the unit vector of a direction in the binary form of pgvector's type."""
     return struct.pack(f">HH{len(vector)}e", len(vector), 0, *_unit(vector))
 
 
@@ -86,6 +83,7 @@ class Vectors:
     def forget(self) -> None:
         """Ask the database anew."""
         self._known: Half | None = None
+        self._graphs: dict[tuple[str, int], Graph] = {}
         self._refused_until = -math.inf
         self._warned = False
 
@@ -161,6 +159,17 @@ class Vectors:
         """What is known of the type without asking."""
         return self._known
 
+    def graph(self, namespace: str, dimension: int) -> Graph | None:
+        """Return the graph that a namespace had when it was last asked for; what is found by it is to be checked."""
+        return self._graphs.get((namespace, dimension))
+
+    def note(self, namespace: str, dimension: int, graph: Graph | None) -> None:
+        """Note which graph a namespace has."""
+        if graph is not None:
+            self._graphs[namespace, dimension] = graph
+        elif self._graphs:
+            self._graphs.pop((namespace, dimension), None)
+
     def fits(self, half: Half | None, dimension: int) -> bool:
         """Tell whether pgvector holds vectors of a length."""
         return half is not None and dimension <= _LONGEST
@@ -200,7 +209,7 @@ class Vectors:
             f"SELECT item, -(half OPERATOR({half.schema}.<#>) ?::{half.schema}.halfvec) AS cosine FROM {self._table}"
             f" WHERE space = {self._space} AND dimension = ?{among} ORDER BY cosine DESC, item LIMIT ?"
         )
-        return sql, (unit_text(vector), namespace, len(vector), *bound, depth)
+        return sql, (unit_half(vector), namespace, len(vector), *bound, depth)
 
     def page(self, namespace: str, dimension: int, after: int, filters: str, bound: Sequence[object]) -> Statement:
         """Return what reads a page of vectors as they were given: rows of number and vector."""
