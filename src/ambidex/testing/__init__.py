@@ -40,11 +40,8 @@ if TYPE_CHECKING:
     from ambidex.testing.log import LogContract
     from ambidex.testing.media import MediaContract
     from ambidex.testing.names import NamesContract
-    from ambidex.testing.records import (
-        RecordsConcurrencyContract,
-        RecordsContract,
-        RecordsTransactionContract,
-    )
+    from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
+    from ambidex.testing.records import RecordsContract
     from ambidex.testing.search import SearchContract
     from ambidex.testing.transactions import TransactionContract
     from ambidex.testing.values import ValuesContract
@@ -61,9 +58,9 @@ _HOME = {
     "MediaContract": "media",
     "Mode": "contract",
     "NamesContract": "names",
-    "RecordsConcurrencyContract": "records",
+    "RecordsConcurrencyContract": "record_writers",
     "RecordsContract": "records",
-    "RecordsTransactionContract": "records",
+    "RecordsTransactionContract": "record_writers",
     "SearchContract": "search",
     "Subject": "contract",
     "TransactionContract": "transactions",

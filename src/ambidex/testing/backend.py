@@ -21,7 +21,8 @@ from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
 from ambidex.testing.media import MediaContract, MediaInTransactionsContract
 from ambidex.testing.names import NamesContract
-from ambidex.testing.records import RecordsConcurrencyContract, RecordsContract, RecordsTransactionContract
+from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
+from ambidex.testing.records import RecordsContract
 from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract, TransactionRoomsContract
 from ambidex.testing.values import ValuesContract
