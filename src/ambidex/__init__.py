@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ambidex import errors
+    from ambidex.assembly import register_backend
     from ambidex.core.dual import Blocking, context, operation, stream
     from ambidex.core.ids import uuid7
     from ambidex.core.runtime import deadline, operation_id
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ambidex.migrations import metadata
     from ambidex.providers import RepositoryProvider, SyncRepositoryProvider, get_provider, get_sync_provider
     from ambidex.settings import Settings
-    from ambidex.storage import AsyncStorage, StorageBackend, SyncStorage, UnifiedStorage, register_backend
+    from ambidex.storage import AsyncStorage, StorageBackend, SyncStorage, UnifiedStorage
     from ambidex.stores.abstract import BaseRepository, BaseSyncRepository
     from ambidex.stores.repository import BlockingRepository, Page, Repository
 
@@ -54,7 +55,7 @@ _HOME = {
     "metadata": "migrations",
     "operation": "core.dual",
     "operation_id": "core.runtime",
-    "register_backend": "storage",
+    "register_backend": "assembly",
     "stream": "core.dual",
     "uuid7": "core.ids",
 }

@@ -8,63 +8,20 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ambidex import stores
+from ambidex.assembly import Core
 from ambidex.core.dual import Store, context, operation
 from ambidex.core.lazy import lazy
-from ambidex.core.ports import Backend, Capability, Hit, Leaf
-from ambidex.core.runtime import Runtime, deadline, in_unit, one_deadline, unit
+from ambidex.core.ports import Backend, Capability, Hit
+from ambidex.core.runtime import deadline, in_unit, one_deadline, unit
 from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, InvalidQuery, TenantMismatch
-from ambidex.settings import Settings
 
-__all__ = ["Core", "Face", "StorageBackend"]
+__all__ = ["Face", "StorageBackend"]
 
 _PROBE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.005
-
-
-class Core(Protocol):
-    """What all faces of one storage object share; ``ambidex.storage`` has it."""
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-        ...
-
-    @property
-    def cache(self) -> stores.QueryCache:
-        """Where answers of searches are kept."""
-        ...
-
-    @property
-    def embedder(self) -> stores.Embedder | None:
-        """What makes vectors of texts, or None."""
-        ...
-
-    def backend(self, capability: Capability) -> Backend:
-        """Return the backend that has been chosen for a capability."""
-        ...
-
-    def leaf(self, capability: Capability, blocking: bool) -> Leaf:
-        """Return a colour of the backend for a capability."""
-        ...
-
-    def runtime(self, blocking: bool) -> Runtime:
-        """Return the services of a mode."""
-        ...
-
-    def outbox(self, blocking: bool) -> stores.Outbox:
-        """Return what runs units of work in a mode."""
-        ...
-
-    def configured(self) -> dict[Capability, Backend]:
-        """Return the capabilities that a backend stands behind."""
-        ...
-
-    def local_blobs(self) -> Backend:
-        """Return the folder of blobs for a main backend that can keep none."""
-        ...
 
 
 class StorageBackend(ABC):
