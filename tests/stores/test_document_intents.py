@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.errors import (
-    PartialFailure,
-    Unavailable,
-)
+from ambidex.core import runtime
+from ambidex.core.codec import encode
+from ambidex.core.dual import drive
+from ambidex.core.ports import When
+from ambidex.errors import Corrupted, DeadlineExceeded, PartialFailure, Unavailable
 from tests.stores.conftest import Port
 from tests.stores.document_support import LONG, check
 
@@ -107,3 +113,162 @@ def test_a_writer_that_is_overtaken_does_not_index_what_is_past(
     assert documents.get(id_).content == "the newest"
     assert check(storage) == 1
     storage.close()
+
+
+# Where no transaction holds records and index, and somebody else recovers while a writer is stopped for long.
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[UnifiedStorage]:
+    with closing(another(tmp_path)) as storage:
+        yield storage
+
+
+def another(folder: Path) -> UnifiedStorage:
+    """Another process, as it were."""
+    return UnifiedStorage(
+        f"sqlite:///{folder}/records.db",
+        search=f"sqlite:///{folder}/index.db",
+        timeout=120,
+        durability="relaxed",
+        embedder="none",
+    )
+
+
+def stopped_before(storage: UnifiedStorage, method: str, meanwhile: Any, where: str) -> None:
+    """Have something done by others before a writer's first call of a method for such a key."""
+    records: Any = storage.sync.documents._records
+    call, done = getattr(records.kv, method), False
+
+    async def late(keys: Any, *args: Any) -> Any:
+        nonlocal done
+        first = keys if isinstance(keys, str) else keys[0] if isinstance(keys[0], str) else keys[0].key
+        if not done and where in first:
+            done = True
+            meanwhile()
+        return await call(keys, *args)
+
+    records.kv = Port(records.kv, **{method: late})
+
+
+def recovered(folder: Path) -> int:
+    with closing(another(folder)) as other:
+        return other.sync.documents.recover(force=True)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first version", "next version"])
+def test_a_writer_that_was_stopped_for_longer_than_its_lease_writes_no_head(
+    apart: UnifiedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Others have thrown away its content: a head would be a document that nobody can read."""
+    if again:
+        apart.sync.documents.store("older", {"path": "p"})
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr(runtime, "time", clock)
+
+    def long() -> None:
+        recovered(tmp_path)
+        clock.monotonic = lambda: time.monotonic() + 40
+
+    stopped_before(apart, "swap" if again else "put_many", long, ":d:")
+    with pytest.raises(DeadlineExceeded):
+        apart.sync.documents.store("newer", {"path": "p"})
+    clock.monotonic = time.monotonic
+    with closing(another(tmp_path)) as other:
+        document = other.sync.documents.get_by_path("p")
+        assert (document.content if document else None) == ("older" if again else None)
+        assert check(other) == again
+        other.sync.documents.store("newest", {"path": "p"})
+        assert check(other) == 1
+
+
+def test_a_deletion_that_was_overtaken_by_recovery_and_killed_leaves_no_entries(
+    apart: UnifiedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its intent was taken for done; so it begins anew before it deletes anything."""
+    id_ = apart.sync.documents.store(LONG, {"path": "p"})
+    records: Any = apart.sync.documents._records
+
+    async def killed(*_: Any) -> None:
+        raise Unavailable("killed here")
+
+    begin = type(apart.sync.documents._batches._writes._intents).begin
+    overtaken = False
+
+    async def slow(self: Any, heads: Any) -> Any:
+        nonlocal overtaken
+        intent = await begin(self, heads)
+        if not overtaken:
+            overtaken = True
+            assert recovered(tmp_path) == 1
+        return intent
+
+    monkeypatch.setattr(type(apart.sync.documents._batches._writes._intents), "begin", slow)
+    monkeypatch.setattr(records.index, "_port", Port(records.index._port, remove=killed))
+    with pytest.raises(Unavailable):
+        apart.sync.documents.delete(id_)
+    assert overtaken
+    monkeypatch.undo()
+    assert recovered(tmp_path) == 1
+    with closing(another(tmp_path)) as other:
+        assert check(other) == 0
+        assert other.sync.index.count() == 0
+        other.sync.documents.store("again", {"path": "p"})
+        assert check(other) == 1
+
+
+def test_who_recovers_does_not_take_the_path_that_a_document_has_come_back_to(
+    apart: UnifiedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read an older record, was stopped before it dropped the old path's claim, and another writer was faster."""
+    documents = apart.sync.documents
+    id_ = documents.store("first", {"path": "home"})
+    records: Any = documents._records
+
+    async def killed(*_: Any) -> None:
+        raise Unavailable("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.index, "_port", Port(records.index._port, index=killed))
+        patch.setattr(records, "kv", Port(records.kv, delete_many=killed))
+        with pytest.raises(Unavailable):
+            documents.update(id_, "second", {"path": "away"})
+
+    def back() -> None:
+        with closing(another(tmp_path)) as other:
+            other.sync.documents.update(id_, "third", {"path": "home"})
+
+    stopped_before(apart, "delete_many", back, ":p:")
+    assert documents.recover(force=True) == 1
+    with closing(another(tmp_path)) as other:
+        found = other.sync.documents.get_by_path("home")
+        assert found is not None and (found.id, found.content) == (id_, "third")
+        assert other.sync.documents.store("fourth", {"path": "home"}) == id_
+        assert check(other) == 1
+
+
+def test_an_intent_that_nobody_can_finish_holds_up_no_other(
+    apart: UnifiedStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged, or from another version: who stores and finds is not told of it, who recovers is."""
+    documents = apart.sync.documents
+    records: Any = documents._records
+
+    async def killed(*_: Any) -> None:
+        raise Unavailable("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.index, "_port", Port(records.index._port, index=killed))
+        with pytest.raises(Unavailable):
+            documents.store("an otter", {"path": "p"})
+    for name, damaged in (("0", encode([{"id": "x", "colour": "red"}])), ("1", b"\x07?")):
+        drive(records.kv.put(f"{records.prefix}o:{name}", damaged, None, When.ALWAYS))
+    caplog.set_level(logging.WARNING, "ambidex")
+    with closing(another(tmp_path)) as other:
+        other.sync.documents.store("a swan", {"path": "q"})
+        assert [found.document.path for found in other.sync.documents.find("swan")] == ["q"]
+        assert "could not be finished" in caplog.text
+        with pytest.raises(Corrupted):
+            other.sync.documents.recover(force=True)
+        assert [found.document.path for found in other.sync.documents.find("otter")] == ["p"]
+        assert check(other) == 2

@@ -177,12 +177,19 @@ class LogPort(Protocol):
         """Keep the last ``keep`` entries; return how many were dropped."""
         ...
 
+    async def trim_before(self, stream: str, place: int) -> int:
+        """Drop the entries in places below ``place``, however many have been added since; return how many."""
+        ...
+
     async def length(self, stream: str) -> int:
         """Return the number of entries kept."""
         ...
 
     async def expire(self, stream: str, ttl_ms: int | None) -> bool:
-        """Give the whole stream a new time to live; False where it does not exist."""
+        """Give the whole stream a new time to live (0: it is gone); False where it does not exist.
+
+        One that comes back after its time goes on behind its last place.
+        """
         ...
 
     async def drop(self, stream: str) -> bool:

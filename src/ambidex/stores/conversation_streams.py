@@ -12,11 +12,10 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from ambidex.core.codec import decode, encode
+from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.messages import Message
-from ambidex.core.ports import Capability, Event, When
+from ambidex.core.ports import Event, When
 from ambidex.core.runtime import partly_applied
-from ambidex.errors import CapabilityMissing, Conflict
 from ambidex.stores.scope import Scope
 
 __all__ = ["Entry", "Head", "Streams", "millis", "unpack"]
@@ -38,14 +37,19 @@ class Entry(NamedTuple):
 class Head(NamedTuple):
     """Where to look: the mark is the first one behind ``after``; while it is being written, the one behind ``before``.
 
-    ``archive`` is true until what stood before the mark was copied to the previous conversation.
+    ``archive`` says what is still to be copied to the previous conversation: what stands between its second place and
+    the first mark behind its first one.
     """
 
     after: int = 0
     before: int = 0
-    archive: bool = False
+    archive: tuple[int, int] | None = None
     version: int = 0
     ttl_ms: int | None = None
+
+    def stored(self) -> Stored:
+        """Return the form in which it is kept."""
+        return encode({"after": self.after, "before": self.before, "archive": self.archive and list(self.archive)})
 
 
 class Streams:
@@ -60,7 +64,6 @@ class Streams:
         self.kv, self.log, self.max_bytes = kv.leaf.kv, log.leaf.log, log.max_bytes
         self.heads, self.meta = kv.prefix("chat", "head"), kv.prefix("chat", "meta")
         self.now, self.previous = log.prefix("chat", "now"), log.prefix("chat", "previous")
-        self._unit = log.leaf.transaction if Capability.TRANSACTIONS in log.capabilities else None
 
     def pack(self, message: Message | None, at: int) -> bytes:
         """Return what is kept of a message, or of a mark (None)."""
@@ -77,30 +80,37 @@ class Streams:
         after = last[-1].seq if last else 0
         before = await self._known(name, head)
         keep = head.ttl_ms if ttl is None and archive else ttl
-        await self._advance(name, Head(after, before, archive), keep, anew=not last)
+        await self._advance(name, Head(after, before, (after, before) if archive else None), keep, anew=not last)
         first = (await self.log.append(self.now + name, entries, ttl))[0]
         with partly_applied():
             if ttl is None and not archive:
                 await self.log.expire(self.now + name, None)
             if first != after + 1:  # somebody else appended meanwhile
-                await self._advance(name, Head(first - 1, before, archive), keep)
+                await self._advance(name, Head(first - 1, before, (first - 1, before) if archive else None), keep)
             if archive:
                 await self.finish(name, await self.head(name))
-            if last:
-                await self._trim(self.now + name, first, len(entries))
+            if last and await self._is_much(self.now + name, len(entries)):
+                await self.finish(name, await self.head(name))  # a reset may still want what is dropped
+                await self.log.trim_before(self.now + name, first)
             await self.kv.touch(self.meta + name, _longer(keep))
 
     async def _advance(self, name: str, head: Head, ttl: int | None, *, anew: bool = False) -> None:
-        """Write the head unless another writer's points further already."""
-        stored = encode({"after": head.after, "before": head.before, "archive": head.archive})
+        """Write the head unless another writer's points further already; what others want copied stays noted."""
         if anew:
-            await self.kv.put(self.heads + name, stored, _longer(ttl), When.ALWAYS)
+            await self.kv.put(self.heads + name, head.stored(), _longer(ttl), When.ALWAYS)
             return
         while True:
-            have = await self.head(name)
+            have, wanted = await self.head(name), head
             if have.version and have.after > head.after:
-                return
-            if await self.kv.swap(self.heads + name, stored, have.version, _longer(ttl)) is not None:
+                if head.archive is None:
+                    return
+                wanted = have._replace(archive=head.archive)
+            if have.archive is not None and have.archive != head.archive:
+                if await self.finish(name, have):
+                    continue
+                # Its mark is still to come, or its writer was killed; whichever mark comes first ends what is copied.
+                wanted = wanted._replace(archive=have.archive)
+            if await self.kv.swap(self.heads + name, wanted.stored(), have.version, _longer(ttl)) is not None:
                 return
 
     async def head(self, name: str) -> Head:
@@ -108,8 +118,29 @@ class Streams:
         entry = await self.kv.entry(self.heads + name)
         if entry is None:
             return Head()
-        ttl = None if entry.ttl_ms is None else max(1, entry.ttl_ms - _HEAD_OUTLIVES_MS)
-        return Head(**decode(entry.value), version=entry.version, ttl_ms=ttl)
+        kept, ttl = decode(entry.value), entry.ttl_ms
+        archive = kept["archive"]
+        return Head(
+            kept["after"],
+            kept["before"],
+            tuple(archive) if archive else None,
+            entry.version,
+            None if ttl is None else max(1, ttl - _HEAD_OUTLIVES_MS),
+        )
+
+    async def forget(self, name: str) -> bool:
+        """Delete the messages, then the head unless somebody has begun anew; False where there was nothing.
+
+        The stream ends as one whose time has passed, so that no place comes back: whoever saves at this moment, and
+        read places before, writes a head that is right for what he appends.
+        """
+        head = await self.head(name)
+        await self.log.trim(self.now + name, 0)
+        with partly_applied():
+            existed = await self.log.expire(self.now + name, 0)
+            if head.version:
+                await self.kv.swap(self.heads + name, Head().stored(), head.version, 1)
+        return existed
 
     async def touch(self, name: str, ttl: int | None) -> None:
         """Give what belongs to a conversation, beside its messages, a new time to live."""
@@ -117,54 +148,52 @@ class Streams:
             await self.kv.touch(key, _longer(ttl))
         await self.log.expire(self.previous + name, ttl)
 
-    async def _trim(self, key: str, mark: int, count: int) -> None:
-        """Drop what stands before the mark, once it is much.
+    async def _is_much(self, key: str, count: int) -> bool:
+        """Tell whether what stands before the last ``count`` entries should be dropped."""
+        return await self.log.length(key) >= count + max(_GARBAGE, count)
 
-        Trimming counts from the end, so what others append meanwhile must be counted in: a transaction keeps them
-        out; without one, as many entries as could come in between are kept beside.
-        """
-        if await self.log.length(key) < count + max(_GARBAGE, count):
-            return
-        try:
-            if self._unit is not None:
-                async with self._unit():
-                    await self._drop_before(key, mark, 0)
-                return
-        except (Conflict, CapabilityMissing):
-            return  # the next save tries again
-        await self._drop_before(key, mark, _GARBAGE)
-
-    async def _drop_before(self, key: str, mark: int, beside: int) -> None:
-        last = await self.log.tail(key, 1)
-        if last:
-            await self.log.trim(key, last[-1].seq - mark + 1 + beside)
-
-    async def finish(self, name: str, head: Head) -> None:
-        """Copy what stood before the mark to the previous conversation, if that has not been done yet."""
-        if not head.archive:
-            return
-        frozen = await self.segment(self.now + name, head.before, before_mark_behind=head.after)
+    async def finish(self, name: str, head: Head) -> bool:
+        """Copy to the previous conversation what a head says is to be copied; False if its mark is not there yet."""
+        if head.archive is None:
+            return True
+        frozen = await self._before_mark(self.now + name, *head.archive)
+        if frozen is None:
+            return False
         if frozen:
             at = millis()
             entries = [self.pack(None, at), *(self.pack(entry.message, entry.at) for entry in frozen)]
             first = (await self.log.append(self.previous + name, entries, head.ttl_ms))[0]
-            await self._trim(self.previous + name, first, len(entries))
-        done = encode({"after": head.after, "before": head.before, "archive": False})
+            if await self._is_much(self.previous + name, len(entries)):
+                await self.log.trim_before(self.previous + name, first)
+        done = head._replace(archive=None).stored()
         await self.kv.swap(self.heads + name, done, head.version, _longer(head.ttl_ms))
+        return True
 
-    async def segment(self, key: str, after: int = 0, *, before_mark_behind: int | None = None) -> list[Entry]:
-        """Return the messages behind the last mark; or those before the first mark behind a place, if there is one."""
+    async def segment(self, key: str, after: int = 0) -> list[Entry]:
+        """Return the messages behind the last mark; it and what stands before are looked for behind a place."""
+        found: list[Entry] = []
+        while events := await self.log.range(key, after, _PAGE):
+            for entry in map(unpack, events):
+                if entry.message is None:
+                    found.clear()
+                else:
+                    found.append(entry)
+            after = events[-1].seq
+        return found
+
+    async def _before_mark(self, key: str, place: int, after: int) -> list[Entry] | None:
+        """Return the messages that the first mark behind a place has ended, read from ``after`` on; None: no mark."""
         found: list[Entry] = []
         while events := await self.log.range(key, after, _PAGE):
             for entry in map(unpack, events):
                 if entry.message is not None:
                     found.append(entry)
-                elif before_mark_behind is not None and entry.seq > before_mark_behind:
+                elif entry.seq > place:
                     return found
                 else:
-                    found = []
+                    found.clear()
             after = events[-1].seq
-        return found if before_mark_behind is None else []
+        return None
 
     async def current(self, name: str) -> list[Entry]:
         """Return the messages of a conversation, oldest first; it is read whole."""

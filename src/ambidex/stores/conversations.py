@@ -150,10 +150,10 @@ class Conversations(Store):
         """Delete a conversation with its metadata and its previous one; True if it existed."""
         name = _name(chat_id)
         self._check_at_once("delete")
-        await self._streams.kv.delete_many([self._streams.heads + name, self._streams.meta + name])
+        await self._streams.kv.delete_many([self._streams.meta + name])
         with partly_applied():
             await self._streams.log.drop(self._streams.previous + name)
-            return await self._streams.log.drop(self._streams.now + name)
+            return await self._streams.forget(name)
 
     @operation
     @one_deadline

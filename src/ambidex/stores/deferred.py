@@ -30,7 +30,7 @@ _READS: Mapping[str, frozenset[str]] = {
 }
 _REFUSED: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"add_many", "swap", "touch", "incr"}),
-    "log": frozenset({"trim", "expire", "drop"}),
+    "log": frozenset({"trim", "trim_before", "expire", "drop"}),
     "search": frozenset(),
     "records": frozenset(),
 }

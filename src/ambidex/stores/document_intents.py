@@ -7,22 +7,72 @@ repeated at any time, and ends in the same.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from uuid import uuid4
 
 from ambidex.core.codec import Stored, decode, encode
-from ambidex.core.ports import IndexItem, Put, When
-from ambidex.core.runtime import in_unit
+from ambidex.core.ports import IndexItem, KeyValuePort, Put, When
+from ambidex.core.runtime import deadline, in_unit
+from ambidex.errors import AmbidexError, Conflict, FinalError
 from ambidex.stores.document_drafts import cut
 from ambidex.stores.document_parts import Head, index_items
-from ambidex.stores.document_records import Records
+from ambidex.stores.document_records import Records, read_head
 
-__all__ = ["INTENT_LEASE_MS", "Intents"]
+__all__ = ["Intent", "Intents"]
 
-INTENT_LEASE_MS = 30_000
+_log = logging.getLogger("ambidex")
+
+_LEASE_MS = 30_000
+_HELD_SECONDS = 25.0  # nothing that is begun within it reaches a server after the lease
+_RENEWED_SECONDS = 10.0
 _RECOVER_EVERY = 30.0
 _PAGE = 500
+
+
+class Intent:
+    """What one writer has written down, and until when nobody else finishes it.
+
+    Args:
+        kv: where it stands.
+        key: its own key.
+        lease: that of its lease.
+    """
+
+    def __init__(self, kv: KeyValuePort, key: str, lease: str) -> None:
+        self._kv, self._key, self._lease = kv, key, lease
+        self._until = 0.0
+
+    async def begin(self, heads: list[Head]) -> None:
+        """Write it down."""
+        self._until = time.monotonic() + _HELD_SECONDS
+        await self._kv.put(self._lease, 1, _LEASE_MS, When.ALWAYS)
+        await self._kv.put(self._key, encode([head.stored() for head in heads]), None, When.ALWAYS)
+
+    def rest(self) -> deadline:
+        """Return the deadline by which its writer must have written: then others may undo what he has."""
+        return deadline(self._until - time.monotonic())
+
+    async def renew(self, *, surely: bool = False) -> None:
+        """Take more time, where little is left.
+
+        Args:
+            surely: however much is left, make sure that nobody has finished it.
+
+        Raises:
+            Conflict: somebody has, because this took so long.
+        """
+        if not surely and self._until - time.monotonic() > _HELD_SECONDS - _RENEWED_SECONDS:
+            return
+        until = time.monotonic() + _HELD_SECONDS
+        if not await self._kv.touch(self._lease, _LEASE_MS):
+            raise Conflict("this took so long that somebody else has undone it")
+        self._until = until
+
+    async def end(self, *also: str) -> None:
+        """Delete it, with other keys."""
+        await self._kv.delete_many([*also, self._key, self._lease])
 
 
 class Intents:
@@ -32,20 +82,25 @@ class Intents:
         self._records = records
         self._recovered_at = -_RECOVER_EVERY
 
-    async def begin(self, heads: list[Head]) -> list[str]:
-        """Write down what is going to change, where no transaction holds it together; return the keys to delete."""
-        name = uuid4().hex
-        keys = [f"{self._records.prefix}o:{name}", f"{self._records.prefix}l:{name}"]
-        await self._records.kv.put(keys[1], 1, INTENT_LEASE_MS, When.ALWAYS)
-        await self._records.kv.put(keys[0], encode([head.stored() for head in heads]), None, When.ALWAYS)
-        return keys
+    async def begin(self, heads: list[Head]) -> Intent:
+        """Write down what is going to change, where no transaction holds it together."""
+        intent = self._intent(uuid4().hex)
+        await intent.begin(heads)
+        return intent
+
+    def _intent(self, name: str) -> Intent:
+        return Intent(self._records.kv, f"{self._records.prefix}o:{name}", f"{self._records.prefix}l:{name}")
 
     async def recover_sometimes(self) -> None:
         """Finish what others left, at first use and then every half minute; it is no part of the caller's unit."""
         if in_unit():
             return
-        if time.monotonic() - self._recovered_at > _RECOVER_EVERY:
+        if time.monotonic() - self._recovered_at <= _RECOVER_EVERY:
+            return
+        try:
             await self.recover(force=False)
+        except AmbidexError as error:  # the caller wants something else
+            _log.warning("documents that others have left half done could not be finished: %s", error)
 
     async def settle(self, heads: list[Head]) -> None:
         """Make everything else agree with what is stored of these heads' documents, whatever was written of it."""
@@ -77,8 +132,15 @@ class Intents:
             await self._records.kv.delete_many(sorted(drop))
         if puts:
             await self._records.kv.put_many([Put(key, value) for key, value in puts.items()], None)
+        await self._claim(known)
         await self._relabel(ids, known)
         await self.sync(ids, {name for head in heads for name in head.chunk_ids()})
+
+    async def _claim(self, heads: Sequence[Head | None]) -> None:
+        """Make claims anew that somebody has dropped who knew an older head."""
+        claims = {self._records.claim(head): head.id for head in heads if head is not None}
+        if claims:
+            await self._records.kv.add_many([Put(claim, encode(id_)) for claim, id_ in claims.items()], None)
 
     async def _relabel(self, ids: Sequence[str], written: Sequence[Head | None]) -> None:
         """Replace the labels written for these heads, again and again, if other writers changed the heads meanwhile."""
@@ -89,6 +151,7 @@ class Intents:
                 await self._records.kv.delete_many(sorted(gone))
             if wanted:
                 await self._records.kv.put_many([Put(key, encode(1)) for key in sorted(wanted)], None)
+            await self._claim(now)
             written = now
 
     async def sync(self, ids: Sequence[str], stale: set[str]) -> None:
@@ -122,9 +185,13 @@ class Intents:
             await self._records.index.remove(*sorted(names), namespace=self._records.namespace)
 
     async def recover(self, force: bool) -> int:
-        """Finish the intents whose writers are gone; return how many."""
+        """Finish the intents whose writers are gone; return how many.
+
+        One that cannot be finished stays, and the first of their errors is raised when the others are done.
+        """
         self._records.scope.check_at_once("kv", "recovering documents")
         done, after = 0, None
+        failure: FinalError | None = None
         self._recovered_at = time.monotonic()
         while True:
             keys, after = await self._records.kv.scan(self._records.prefix + "o:", after, _PAGE)
@@ -133,13 +200,20 @@ class Intents:
                 if not force and await self._records.kv.get(lease) is not None:
                     continue
                 stored = await self._records.kv.get(key)
-                if stored is not None:
-                    heads = [Head(**head) for head in decode(stored)]
-                    await self.settle(heads)
-                    await self._records.kv.delete_many([key, lease])
-                    done += 1
+                if stored is None:
+                    continue
+                try:
+                    await self.settle([read_head(fields) for fields in decode(stored)])
+                except FinalError as error:
+                    failure = failure or error
+                    continue
+                await self._records.kv.delete_many([key, lease])
+                done += 1
             if after is None:
-                return done
+                break
+        if failure is not None:
+            raise failure
+        return done
 
 
 def _precedes(head: Head, mine: list[Head]) -> bool:

@@ -8,15 +8,17 @@ list it by, ``o:`` and ``l:`` intents and their leases. The invariant: nobody el
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
 
 from ambidex.core.codec import Stored, decode
 from ambidex.core.keys import escape, unescape
+from ambidex.errors import Corrupted
 from ambidex.stores.document_drafts import Draft
 from ambidex.stores.document_parts import Head
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
-__all__ = ["Records", "head_of"]
+__all__ = ["Records", "head_of", "read_head"]
 
 _PAGE = 500
 
@@ -79,7 +81,7 @@ class Records:
         links = await self.kv.get_many(self.past_keys(head.id, versions)) if versions else []
         names = [self.body_key(head.id, decode(link)) for link in links if link is not None]
         bodies = await self.kv.get_many(names) if names else []
-        return [Head(**decode(stored)["head"]) for stored in bodies if stored is not None]
+        return [read_head(decode(stored)["head"]) for stored in bodies if stored is not None]
 
     async def owner(self, path: str) -> str | None:
         """Return the id of the document with this path, or None."""
@@ -141,4 +143,19 @@ class Records:
 def head_of(stored: Stored) -> Head | None:
     """Return a head, or None for what a deletion leaves for a minute."""
     fields = decode(stored)
-    return None if "gone" in fields else Head(**fields)
+    return None if "gone" in fields else read_head(fields)
+
+
+def read_head(fields: dict[str, Any]) -> Head:
+    """Return a head from its fields.
+
+    Raises:
+        Corrupted: they are not those of a head.
+    """
+    try:
+        return Head(**fields)
+    except TypeError:
+        raise Corrupted(
+            "the record of a document does not have the fields that this version of ambidex writes; it is damaged, or "
+            "from another version"
+        ) from None

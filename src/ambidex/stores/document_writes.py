@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from ambidex.core.codec import Encoded, Stored, decode, encode
 from ambidex.core.ports import Put
-from ambidex.core.runtime import partly_applied
+from ambidex.core.runtime import deadline, partly_applied
 from ambidex.errors import AlreadyExists, Conflict, NotFound, VersionConflict
 from ambidex.stores.document_drafts import Draft
-from ambidex.stores.document_intents import INTENT_LEASE_MS, Intents
+from ambidex.stores.document_intents import Intent, Intents
 from ambidex.stores.document_parts import Head, index_items, uuid7
 from ambidex.stores.document_records import Records, head_of
 
@@ -54,18 +54,18 @@ class Writes:
         if not plans:
             return ids
         changed = [*(plan.head for plan in plans), *(plan.before for plan in plans if plan.before is not None)]
-        intent = [] if together else await self._intents.begin(changed)
+        intent = None if together else await self._intents.begin(changed)
         try:
             await self._put_records(plans, intent)
         except Conflict:
-            if intent:  # no transaction undoes it, so bring what was written into order before the next attempt
+            if intent is not None:  # no transaction undoes it, so bring it into order before the next attempt
                 await self._intents.settle(changed)
-                await self._records.kv.delete_many(intent)
+                await intent.end()
             raise
-        if intent:
+        if intent is not None:
             with partly_applied():
                 await self._intents.settle(changed)
-                await self._records.kv.delete_many(intent)
+                await intent.end()
         else:
             await self._put_rest(plans)
         return ids
@@ -106,7 +106,7 @@ class Writes:
         heads = dict(zip(there, await self._records.heads(there), strict=True))
         return [(id_, owner, None if id_ is None else heads[id_]) for id_, owner in zip(ids, owners, strict=True)]
 
-    async def _put_records(self, plans: list[_Plan], intent: list[str]) -> None:
+    async def _put_records(self, plans: list[_Plan], intent: Intent | None) -> None:
         """Write contents, claims and heads, in this order: a head never stands without the others."""
         bodies = [
             Put(
@@ -115,23 +115,26 @@ class Writes:
             )
             for p in plans
         ]
-        await self._records.kv.put_many(bodies, None)
-        await self._put_claims(plans)
-        if intent and not await self._records.kv.touch(intent[1], INTENT_LEASE_MS):
-            raise Conflict("this took so long that somebody else has undone it")
+        with _in_time(intent):
+            await self._records.kv.put_many(bodies, None)
+            await self._put_claims(plans)
         new = [Put(self._records.key("d", p.head.id), p.stored) for p in plans if p.before is None]
+        if intent is not None:
+            await intent.renew(surely=True)
         if new:
-            await self._records.kv.put_many(new, None)
-        with partly_applied() if intent and new else nullcontext():
-            await self._put_heads([plan for plan in plans if plan.before is not None])
+            with _in_time(intent):
+                await self._records.kv.put_many(new, None)
+        with partly_applied() if intent is not None and new else nullcontext():
+            await self._put_heads([plan for plan in plans if plan.before is not None], intent)
 
-    async def _put_heads(self, plans: list[_Plan]) -> None:
+    async def _put_heads(self, plans: list[_Plan], intent: Intent | None) -> None:
         for plan in plans:
-            if (
-                await self._records.kv.swap(self._records.key("d", plan.head.id), plan.stored, plan.entry_version, None)
-                is None
-            ):
-                raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
+            if intent is not None:
+                await intent.renew()
+            key = self._records.key("d", plan.head.id)
+            with _in_time(intent):
+                if await self._records.kv.swap(key, plan.stored, plan.entry_version, None) is None:
+                    raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
 
     async def _put_claims(self, plans: list[_Plan]) -> None:
         new = [p for p in plans if p.before is None or self._records.claim(p.before) != self._records.claim(p.head)]
@@ -169,16 +172,25 @@ class Writes:
         head = None if entry is None else head_of(entry.value)
         if entry is None or head is None:
             return False
-        intent = [] if together else await self._intents.begin([head])
-        if (
-            await self._records.kv.swap(self._records.key("d", id_), encode({"gone": True}), entry.version, _GONE_MS)
-            is None
-        ):
-            raise Conflict(f"document {id_!r} was changed while it was deleted")
-        with partly_applied() if intent else nullcontext():
+        intent = None if together else await self._intents.begin([head])
+        key = self._records.key("d", id_)
+        if intent is not None:
+            await intent.renew(surely=True)
+        with _in_time(intent):
+            if await self._records.kv.swap(key, encode({"gone": True}), entry.version, _GONE_MS) is None:
+                raise Conflict(f"document {id_!r} was changed while it was deleted")
+        with partly_applied() if intent is not None else nullcontext():
             await self._intents.settle([head])
-            await self._records.kv.delete_many([self._records.key("d", id_), *intent])
+            if intent is None:
+                await self._records.kv.delete_many([key])
+            else:
+                await intent.end(key)
         return True
+
+
+def _in_time(intent: Intent | None) -> deadline | nullcontext[None]:
+    """Write inside only while nobody else may finish the intent: who was stopped for longer writes nothing more."""
+    return nullcontext() if intent is None else intent.rest()
 
 
 def is_same(before: Head, draft: Draft) -> bool:

@@ -122,6 +122,29 @@ class LogContract(Contract, needs=[Capability.LOG]):
         assert await log.append("s", "next") > records[-1].seq, "a place is not given out twice"
         assert await _values(log, "s") == ["next"]
 
+    async def test_log_port_trims_by_place_and_ends_a_stream(self, subject: Subject) -> None:
+        """As conversations need it: what others add meanwhile is not counted, and no place comes back."""
+        log, port = subject.log, subject.log._port
+        await log.append("s", *range(10))
+        records, name = await log.range("s"), log._key("s")
+        assert await port.trim_before(name, records[0].seq) == 0
+        assert await port.trim_before(name, records[6].seq) == 6
+        assert await log.range("s") == records[6:]
+        assert await port.trim_before(name, records[2].seq) == 0
+        assert await log.range("s") == records[6:]
+        assert await log.append("s", "next") > records[-1].seq
+        assert await port.trim_before(name, records[-1].seq + 100) == 5
+        assert await log.length("s") == 0
+        last = await log.append("s", "again")
+        assert await _values(log, "s") == ["again"]
+        assert await port.expire(name, 0)
+        assert await log.length("s") == 0
+        assert [stream async for stream in log.streams()] == []
+        assert not await port.expire(name, 0)
+        assert await port.trim_before(name, last) == 0
+        assert await log.append("s", "anew") > last
+        assert await _values(log, "s") == ["anew"]
+
     async def test_log_drop(self, subject: Subject) -> None:
         """Deletes one stream and no other."""
         await subject.log.append("s", 1, 2)

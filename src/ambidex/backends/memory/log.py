@@ -55,6 +55,15 @@ class MemoryLog:
                 del log.events[:dropped]
             return dropped
 
+    async def trim_before(self, stream: str, place: int) -> int:
+        with self._data.tables(write=True) as tables:
+            log = _live(tables, stream)
+            dead = max(0, place - log.events[0].seq) if log is not None and log.events else 0
+            if log is not None:
+                dead = min(dead, len(log.events))
+                del log.events[:dead]
+            return dead
+
     async def length(self, stream: str) -> int:
         with self._data.tables() as tables:
             log = _live(tables, stream)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ambidex.backends.redis.client import Client
 from ambidex.backends.redis.kv import OPERATION_MS
 from ambidex.backends.redis.scan import scan
-from ambidex.backends.redis.scripts import APPEND, DROP, EXPIRE, PERSIST
+from ambidex.backends.redis.scripts import APPEND, DROP, EXPIRE, PERSIST, TRIM_BEFORE
 from ambidex.backends.redis.wire import Word, pack
 from ambidex.core.ports import Event
 from ambidex.core.runtime import current_operation
@@ -68,6 +68,9 @@ class RedisLog:
     async def trim(self, stream: str, keep: int) -> int:
         key = self._prefix + stream
         return int(await self._client.one(pack("XTRIM", key, "MAXLEN", "=", keep), key, write=True))
+
+    async def trim_before(self, stream: str, place: int) -> int:
+        return int(await self._client.script(TRIM_BEFORE, [self._prefix + stream], (place,)))
 
     async def expire(self, stream: str, ttl_ms: int | None) -> bool:
         if ttl_ms is None:

@@ -117,6 +117,16 @@ A stream whose counter was evicted goes on behind its last entry.
 KEYS[3], where given, keeps the result under the operation's name for ARGV[3] milliseconds.
 """
 
+TRIM_BEFORE: Final = Script(
+    """
+local top = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not top then return 0 end
+local keep = tonumber(string.match(top[1], '^%d+')) - tonumber(ARGV[1]) + 1
+return redis.call('XTRIM', KEYS[1], 'MAXLEN', '=', string.format('%.0f', math.max(keep, 0)))
+"""
+)
+"""Drop the entries in places below ARGV[1]; places have no gaps, and MINID would need Redis 6.2."""
+
 EXPIRE: Final = Script(
     """
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end

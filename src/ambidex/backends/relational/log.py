@@ -59,6 +59,10 @@ class SqlLog:
         self._length = f"SELECT seq - floor FROM {streams} WHERE stream = ? AND {live}"
         self._counted = f"{self._length}{dialect.locking}"
         self._trim = f"UPDATE {streams} SET floor = seq - ? WHERE stream = ? AND {live} AND seq - floor > ?"
+        self._trim_before = (
+            f"UPDATE {streams} SET floor = CASE WHEN seq < ? THEN seq ELSE ? END"
+            f" WHERE stream = ? AND {live} AND floor < ?"
+        )
         self._sweep = f"DELETE FROM {events} WHERE stream = ? AND seq <= (SELECT floor FROM {streams} WHERE stream = ?)"
         self._expire = f"UPDATE {streams} SET expires = {now} + ? WHERE stream = ? AND {live} RETURNING 1"
         self._forget = f"DELETE FROM {streams} WHERE stream = ? RETURNING {live}"
@@ -91,10 +95,15 @@ class SqlLog:
         return 0 if row is None else int(row[0])
 
     async def trim(self, stream: str, keep: int) -> int:
+        return await self._dropping(stream, (self._trim, (keep, stream, keep)))
+
+    async def trim_before(self, stream: str, place: int) -> int:
+        floor = place - 1
+        return await self._dropping(stream, (self._trim_before, (floor, floor, stream, floor)))
+
+    async def _dropping(self, stream: str, statement: Statement) -> int:
         count = (self._counted, (stream,))
-        results = await self._leaf.script(
-            [count, (self._trim, (keep, stream, keep)), count, (self._sweep, (stream, stream))]
-        )
+        results = await self._leaf.script([count, statement, count, (self._sweep, (stream, stream))])
         return int(results[0][0][0]) - int(results[2][0][0]) if results[0] else 0
 
     async def expire(self, stream: str, ttl_ms: int | None) -> bool:
