@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambidex.core.codec import FORMAT, Encoded, canonical, decode, encode, to_plain
+from ambidex.core.codec import FORMAT, canonical, decode, encode, pack, raw, to_plain
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 from ambidex.testing.values import REFUSED, VALUES, same
 
@@ -225,11 +225,12 @@ def test_a_long_list_of_texts_is_refused_only_by_the_size_of_the_whole() -> None
 )
 def test_a_stored_value_stands_inside_another(value: Any) -> None:
     whole = {"first": 1, "inner": value, "list": [value, "x"]}
-    stored = encode({"first": 1, "inner": Encoded(encode(value)), "list": [Encoded(encode(value)), "x"]})
+    stored = pack({"first": 1, "inner": raw(encode(value)), "list": [raw(encode(value)), "x"]})
     assert stored == encode(whole)
     assert same(decode(stored), whole)
+    assert pack((1, "x")) == encode([1, "x"])
     with pytest.raises(ValueTooLarge):
-        encode({"inner": Encoded(encode("x" * 100))}, 50)
+        pack({"inner": raw(encode("x" * 100))}, 50)
 
 
 def test_the_canonical_form_knows_no_order_of_keys() -> None:

@@ -58,6 +58,23 @@ def test_arrays_of_numpy() -> None:
     assert checked_vector(numpy.array([1, 2])) == [1.0, 2.0]
 
 
+def test_a_matrix_gives_what_its_rows_give() -> None:
+    numpy = pytest.importorskip("numpy")
+    matrix = numpy.random.default_rng(3).normal(size=(4, 6)).astype(numpy.float32)
+
+    def made(given: Any) -> Any:
+        return drive(Embedder(lambda _texts: given, "m").vectors(["x"] * len(given), BlockingRuntime()))
+
+    for given in (matrix, matrix[::2], matrix.T, matrix[:1], matrix.astype(numpy.float64)):
+        assert unpacked(made(given)) == [packed_vector(row).tolist() for row in given]
+    for bad in (numpy.nan, numpy.inf, -numpy.inf):
+        matrix[2, 3] = bad
+        with pytest.raises(ConfigurationError, match="finite"):
+            made(matrix)
+    with pytest.raises(ConfigurationError):
+        made(matrix[:, :0])
+
+
 @pytest.mark.parametrize(
     "answer",
     [None, 5, [], [[1.0]], [[1.0], [2.0], [3.0]], [[1.0], [1.0, 2.0]], [[], []], [[1.0], [math.nan]], [[1.0], ["x"]]],

@@ -68,7 +68,11 @@ def split(text: str, size: int = DEFAULT_SIZE, overlap: int = DEFAULT_OVERLAP) -
         raise InvalidQuery(f"a chunk's size is at least {_SMALLEST} characters, not {size!r}")
     if type(overlap) is not int or not 0 <= overlap < size / 2:
         raise InvalidQuery(f"an overlap is from 0 to below half of the size ({size}), not {overlap!r}")
-    fenced = list(_fences(text)) if len(text) > size else []  # a text that is not cut needs no look inside
+    if len(text) <= size:  # not cut, so that it needs no look inside
+        start = len(text) - len(text.lstrip())
+        whole = text.strip()
+        return [Chunk(whole, start, start + len(whole))] if whole else []
+    fenced = list(_fences(text))
     chunks: list[Chunk] = []
     start = _skip_space(text, 0)
     while start < len(text):

@@ -27,7 +27,17 @@ import msgspec
 from ambidex.core.ports import Stored
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 
-__all__ = ["DEFAULT_MAX_BYTES", "FORMAT", "Encoded", "Stored", "canonical", "decode", "encode", "to_plain"]
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "FORMAT",
+    "Stored",
+    "canonical",
+    "decode",
+    "encode",
+    "pack",
+    "raw",
+    "to_plain",
+]
 
 T = TypeVar("T")
 
@@ -46,15 +56,6 @@ _pack = msgspec.msgpack.Encoder().encode
 _pack_sorted = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_plain = msgspec.msgpack.Decoder().decode  # extensions stay as they are
 _DELTA = struct.Struct(">qii")
-
-
-class Encoded:
-    """A value in stored form that stands inside another one, so that it is walked and packed only once."""
-
-    __slots__ = ("stored",)
-
-    def __init__(self, stored: Stored) -> None:
-        self.stored = stored
 
 
 class _Bad(Exception):
@@ -90,6 +91,27 @@ def encode(value: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> Stored:
     if len(stored) > max_bytes:
         raise _too_large(len(stored), max_bytes)
     return stored
+
+
+def pack(value: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
+    """Return the stored form of plain data that is known to be in order, as :func:`encode` does, without a look at it.
+
+    Args:
+        value: what :func:`encode` would give back unchanged, tuples being stored as lists; and parts by :func:`raw`.
+        max_bytes: the size limit of the result.
+
+    Raises:
+        ValueTooLarge: the result would be longer than ``max_bytes``.
+    """
+    stored = _VERSION + _pack(value)
+    if len(stored) > max_bytes:
+        raise _too_large(len(stored), max_bytes)
+    return stored
+
+
+def raw(stored: Stored) -> Any:
+    """Return a value in stored form as a part of what :func:`pack` takes."""
+    return stored if type(stored) is int else msgspec.Raw(memoryview(cast("bytes", stored))[1:])
 
 
 def _too_large(size: int, limit: int) -> ValueTooLarge:
@@ -321,9 +343,6 @@ _HANDLERS: dict[type, Callable[[Any, int, int], Any]] = {
     ),
     Decimal: _decimal,
     UUID: lambda value, _depth, _limit: msgspec.msgpack.Ext(_UUID, value.bytes),
-    Encoded: lambda value, _depth, _limit: (
-        value.stored if type(value.stored) is int else msgspec.Raw(memoryview(value.stored)[1:])
-    ),
 }
 
 

@@ -100,8 +100,7 @@ class Embedder:
 
     def _checked(self, answer: Any, count: int) -> Sequence[Sequence[float]]:
         try:
-            rows = list(answer)
-            vectors = [packed_vector(row) for row in rows]
+            vectors = _rows(answer) or [packed_vector(row) for row in list(answer)]
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the embedder {self.name!r} returned no list of vectors: {error}") from None
         lengths = {len(vector) for vector in vectors}
@@ -140,6 +139,19 @@ def packed_vector(vector: Any) -> array[float]:
     if not floats or not math.isfinite(sum(floats)):  # one number that is not finite makes the sum so
         raise InvalidQuery("a vector is a list of finite numbers, not empty")
     return floats
+
+
+def _rows(answer: Any) -> list[array[float]]:
+    """Return the rows of a matrix of single precision, as numpy's, whose numbers are finite; else nothing."""
+    try:
+        view = memoryview(answer)
+        sound = view.format == "f" and view.ndim == 2 and view.c_contiguous and 0 not in (view.shape or ())
+        if not sound or not (math.isfinite(answer.max()) and math.isfinite(answer.min())):
+            return []
+    except (TypeError, ValueError, AttributeError):
+        return []
+    packed, width = view.tobytes(), view.strides[0] if view.strides else 0
+    return [array("f", packed[start : start + width]) for start in range(0, len(packed), width)]
 
 
 def _packed(vector: Any) -> memoryview | None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ambidex.core.ports import Capability, IndexItem
+from ambidex.core.chunking import Chunk
+from ambidex.core.ports import Capability
 from ambidex.core.runtime import time_limit
 from ambidex.errors import AmbidexError, Conflict, PartialFailure
+from ambidex.stores.document_drafts import cut
 from ambidex.stores.document_intents import Intents
 from ambidex.stores.document_records import Records
-from ambidex.stores.document_writes import Target, Writes, is_same
+from ambidex.stores.document_writes import Target, Unit, Writes, is_same
+from ambidex.stores.search import embedded_text
 
 __all__ = ["Batches"]
 
@@ -67,8 +70,8 @@ class Batches:
                 with time_limit(self._timeout):
                     if not ids:
                         await self._intents.recover_sometimes()
-                    ready = await self._embedded(await self._cut(group))
-                    ids += await self._atomically(functools.partial(self._writes.apply, ready))
+                    unit = await self._ready(group)
+                    ids += await self._atomically(functools.partial(self._writes.apply, unit))
             except AmbidexError as error:
                 if len(targets) == 1:
                     raise
@@ -80,29 +83,35 @@ class Batches:
                 ) from error
         return ids
 
-    async def _cut(self, group: list[Target]) -> list[Target]:
-        """Cut the contents, elsewhere than on an event loop where it takes a while."""
-
-        def work() -> list[Target]:
-            return [target._replace(draft=target.draft.cut()) for target in group]
-
-        short = sum(len(target.draft.content) for target in group) <= _CUT_AT_ONCE
-        return work() if short else await self._runtime.offload(work)
-
-    async def _embedded(self, group: list[Target]) -> list[Target]:
-        """Make the vectors of what is new before the transaction, which must not wait for a model."""
-        if self._records.index is None or not self._records.index.embeds:
-            return group
+    async def _ready(self, group: list[Target]) -> Unit:
+        """Make the chunks, and the vectors of what is new before the transaction, which must not wait for a model."""
+        chunks = await self._cut(group)
+        unit = Unit(group, chunks, [None] * len(group))
+        index = self._records.index
+        if index is None or not index.embeds:
+            return unit
         known = await self._writes.known(group)
         wanted = [
-            target.draft
-            for target, (_, _, before) in zip(group, known, strict=True)
+            place
+            for place, (target, (_, _, before)) in enumerate(zip(group, known, strict=True))
             if target.draft.indexed and (before is None or not is_same(before, target.draft))
         ]
-        bare = [IndexItem("", draft.title, chunk.text, {}) for draft in wanted for chunk in draft.chunks]
-        made = iter([item.vector for item in await self._records.index._embedded(bare, self._records.namespace)])
-        ready = {id(draft): draft._replace(vectors=[next(made) for _ in draft.chunks]) for draft in wanted}
-        return [target._replace(draft=ready.get(id(target.draft), target.draft)) for target in group]
+        texts = [embedded_text(group[place].draft.title, chunk.text) for place in wanted for chunk in chunks[place]]
+        made = iter(await index._vectors(texts, self._records.namespace))
+        for place in wanted:
+            unit.vectors[place] = [next(made) for _ in chunks[place]]
+        if all(id_ is None for id_, _, _ in known):  # what is there may change, and is looked at in the transaction
+            unit.known = known
+        return unit
+
+    async def _cut(self, group: list[Target]) -> list[Sequence[Chunk]]:
+        """Cut the contents, elsewhere than on an event loop where it takes a while."""
+
+        def work() -> list[Sequence[Chunk]]:
+            return [cut(d.content, d.size, d.overlap) if d.indexed else () for d, _, _ in group]
+
+        short = sum([len(target.draft.content) for target in group]) <= _CUT_AT_ONCE
+        return work() if short else await self._runtime.offload(work)
 
     def _groups(self, targets: list[Target]) -> Iterable[list[Target]]:
         """Cut a batch into units in which no document comes twice."""
@@ -110,7 +119,7 @@ class Batches:
         seen: set[str] = set()
         size = 0
         for target in targets:
-            claim, length = self._records.claim(target.draft), len(target.draft.content)
+            claim, length = target.draft.claim, len(target.draft.content)
             if group and (claim in seen or len(group) >= _GROUP or size + length > _GROUP_CHARACTERS):
                 yield group
                 group, seen, size = [], set(), 0

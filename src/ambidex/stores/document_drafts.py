@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from ambidex.core.chunking import Chunk, chunk_id, split
-from ambidex.core.codec import Encoded, Stored, canonical, decode, encode
+from ambidex.core.codec import Stored, canonical, decode, encode, pack, raw
 from ambidex.core.keys import escape
 from ambidex.errors import InvalidKey, UnsupportedValue
-from ambidex.stores.document_parts import Head
+from ambidex.stores.document_parts import Head, claim_of
 
 __all__ = ["Draft", "cut", "draft"]
 
-_TEXTS = ("title", "path", "category")
 _MOST_CHUNKS = 999_999_999
 _LONGEST_LABEL = 500
 
@@ -42,15 +41,10 @@ class Draft(NamedTuple):
     overlap: int
     packed: Stored
     """The metadata in stored form."""
-    chunks: Sequence[Chunk] = ()
-    """Made late, for they are as long as the content once more."""
-    vectors: list[Sequence[float] | None] | None = None
+    claim: str
+    """See :attr:`ambidex.stores.document_parts.Head.claim`."""
 
-    def cut(self) -> Draft:
-        """Return it with its chunks, if it is to be indexed."""
-        return self._replace(chunks=cut(self.content, self.size, self.overlap)) if self.indexed else self
-
-    def head(self, id_: str, before: Head | None, now: datetime) -> Head:
+    def head(self, id_: str, before: Head | None, now: datetime, chunks: int) -> Head:
         """Return the record of this draft as a document's first version, or as the one after ``before``."""
         return Head(
             id_,
@@ -60,16 +54,16 @@ class Draft(NamedTuple):
             self.title,
             self.category,
             self.tags,
-            self.metadata,
             self.content_hash,
             self.fingerprint,
             len(self.content),
-            len(self.chunks),
+            chunks,
             self.indexed,
-            now if before is None else before.created_at,
-            now,
             self.size,
             self.overlap,
+            self.metadata,
+            now if before is None else before.created_at,
+            now,
         )
 
 
@@ -89,32 +83,33 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         raise UnsupportedValue(
             f"a document's content is text, not {type(content).__name__}; decode bytes, or store them with store_media"
         )
-    if not isinstance(metadata, (Mapping, type(None))):
+    if metadata is not None and type(metadata) is not dict and not isinstance(metadata, Mapping):
         raise UnsupportedValue(f"a document's metadata is a dictionary, not {type(metadata).__name__}")
     packed = encode(dict(metadata or {}))
     about: dict[str, Any] = decode(packed)  # a deep copy, checked
     encode(content)
-    texts = {name: _text(about, name) for name in _TEXTS}
-    path = texts["path"]
+    title, path, category = _text(about, "title"), _text(about, "path"), _text(about, "category")
     if path is not None:
         _check_path(path)
-    if texts["category"] is not None:
-        _check_label(texts["category"])
+    if category is not None:
+        _check_label(category)
+    tags = _tags(about["tags"]) if "tags" in about else []
     hashed = hashlib.sha256(content.encode()).hexdigest()
-    tags = _tags(about.get("tags"))
+    fingerprint = _fingerprint(hashed, packed)
     return Draft(
         content,
         about,
         path,
-        texts["title"] or "",
-        texts["category"],
+        title or "",
+        category,
         tags,
         hashed,
-        _fingerprint(hashed, packed),
+        fingerprint,
         index,
         size,
         overlap,
         packed,
+        claim_of(path, fingerprint),
     )
 
 
@@ -128,7 +123,7 @@ def _text(about: Mapping[str, Any], name: str) -> str | None:
 def _tags(value: Any) -> list[str]:
     if value is None:
         return []
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    if type(value) is not list and (isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable)):
         raise UnsupportedValue(f"metadata 'tags' of a document is a list of texts, not {type(value).__name__}")
     tags = list(dict.fromkeys(value))
     for tag in tags:
@@ -140,10 +135,9 @@ def _tags(value: Any) -> list[str]:
 
 def _check_label(label: str) -> None:
     """Refuse a tag or category that makes too long a key together with the document's id."""
-    if len(escape(label)) > _LONGEST_LABEL:
-        raise InvalidKey(
-            f"the label {label[:40]!r}… takes {len(escape(label))} bytes when escaped, the limit is {_LONGEST_LABEL}"
-        )
+    size = len(escape(label))
+    if size > _LONGEST_LABEL:
+        raise InvalidKey(f"the label {label[:40]!r}… takes {size} bytes when escaped, the limit is {_LONGEST_LABEL}")
 
 
 def _check_path(path: str) -> None:
@@ -157,5 +151,4 @@ def _check_path(path: str) -> None:
 
 def _fingerprint(hashed: str, packed: Stored) -> str:
     """Return what is equal for two documents with the same content and metadata, in whatever order of keys."""
-    stored = encode([hashed, Encoded(canonical(packed))])
-    return hashlib.sha256(stored if isinstance(stored, bytes) else b"").hexdigest()
+    return hashlib.sha256(pack((hashed, raw(canonical(packed))))).hexdigest()

@@ -48,7 +48,7 @@ class Intent:
         """Write it down."""
         self._until = time.monotonic() + _HELD_SECONDS
         await self._kv.put(self._lease, 1, _LEASE_MS, When.ALWAYS)
-        await self._kv.put(self._key, encode([head.stored() for head in heads]), None, When.ALWAYS)
+        await self._kv.put(self._key, encode([list(head) for head in heads]), None, When.ALWAYS)
 
     def rest(self) -> deadline:
         """Return the deadline by which its writer must have written: then others may undo what he has."""
@@ -116,17 +116,17 @@ class Intents:
             drop.update(await self._records.claims_of(mine, None if now is None else self._records.claim(now)))
             versions = range(1, max(head.version for head in mine) + 1)
             keys = self._records.past_keys(id_, versions)
-            past = await self._records.kv.get_many(keys)
+            found = zip(versions, await self._records.kv.get_many(keys), strict=True)
+            bodies = {version: read_head(decode(past)).body for version, past in found if past is not None}
             if now is None:
                 drop.update(keys)
-                drop.update(self._records.body_key(id_, decode(link)) for link in past if link is not None)
+                drop.update(self._records.body_key(id_, body) for body in bodies.values())
                 drop.update(self._records.body_key(id_, head.body) for head in mine)
                 continue
-            links = {version: decode(link) for version, link in zip(versions, past, strict=True) if link is not None}
             for head in mine:
-                if head.version < now.version and head.version not in links and _precedes(head, mine):
-                    puts[keys[head.version - 1]] = encode(head.body)
-                elif _was_refused(head, now, links.get(head.version)):
+                if head.version < now.version and head.version not in bodies and _precedes(head, mine):
+                    puts[keys[head.version - 1]] = encode(list(head))
+                elif _was_refused(head, now, bodies.get(head.version)):
                     drop.add(self._records.body_key(id_, head.body))
         if drop:
             await self._records.kv.delete_many(sorted(drop))
@@ -169,7 +169,7 @@ class Intents:
             items: list[IndexItem] = []
             for head, stored in zip(there, bodies, strict=True):
                 if stored is not None:
-                    items += index_items(head, cut(decode(stored)["content"], head.chunk_size, head.chunk_overlap))
+                    items += index_items(head, cut(decode(stored), head.chunk_size, head.chunk_overlap))
             await self._records.index.add_many(items, namespace=self._records.namespace)
             entries = {item.id for item in items}
             await self.unindex(stale - entries)
@@ -221,11 +221,11 @@ def _precedes(head: Head, mine: list[Head]) -> bool:
     return any(other.version == head.version + 1 for other in mine)
 
 
-def _was_refused(head: Head, now: Head, link: str | None) -> bool:
+def _was_refused(head: Head, now: Head, past: str | None) -> bool:
     """Tell whether another writer's version stands where this one would.
 
-    A version below the current one whose link is missing may have been stored: its link is still to come.
+    A version below the current one that is not among the past ones may have been stored: its record is still to come.
     """
     if head.version >= now.version:
         return head.body != now.body
-    return link is not None and link != head.body
+    return past is not None and past != head.body

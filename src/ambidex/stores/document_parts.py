@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ambidex.core.chunking import Chunk, chunk_id
+from ambidex.core.codec import pack
 from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem
 
@@ -23,13 +24,14 @@ __all__ = [
     "DocumentInfo",
     "FoundDocument",
     "Head",
+    "claim_of",
     "index_items",
     "tag_mark",
     "uuid7",
 ]
 
 INDEXED_FROM = "unified_storage"
-_PLAIN = (str, int, float, bool, type(None))
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 class Head(NamedTuple):
@@ -42,16 +44,16 @@ class Head(NamedTuple):
     title: str
     category: str | None
     tags: list[str]
-    metadata: dict[str, Any]
     content_hash: str
     fingerprint: str
     length: int
     chunks: int
     indexed: bool
-    created_at: datetime
-    updated_at: datetime
     chunk_size: int
     chunk_overlap: int
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
 
     @property
     def base(self) -> str:
@@ -69,9 +71,14 @@ class Head(NamedTuple):
     def _seen(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DocumentInfo.__dataclass_fields__}
 
-    def stored(self) -> dict[str, Any]:
-        """Return the record's fields; ``Head(**fields)`` undoes it."""
-        return dict(zip(self._fields, self, strict=True))
+    @property
+    def claim(self) -> str:
+        """What makes a document the only one with its path, or else with its content."""
+        return claim_of(self.path, self.fingerprint)
+
+    def packed(self, metadata: Any, created_at: Any, updated_at: Any, max_bytes: int) -> bytes:
+        """Return the record as it is stored, a list of its fields; the last three are given as parts by ``raw``."""
+        return pack((*self[:-3], metadata, created_at, updated_at), max_bytes)
 
     def chunk_ids(self) -> list[str]:
         """Return the names of the chunks in the index."""
@@ -126,6 +133,11 @@ class FoundDocument(NamedTuple):
     chunks: list[Hit]
 
 
+def claim_of(path: str | None, fingerprint: str) -> str:
+    """Return the name of the claim by which a document is the only one with its path, or else with its content."""
+    return f"f:{fingerprint}" if path is None else f"p:{escape(path)}"
+
+
 def tag_mark(tag: str) -> str:
     """Return how a tag stands in the metadata of an index entry, to be found by ``contains``."""
     return f"|{escape(tag)}|"
@@ -135,7 +147,7 @@ def index_items(
     head: Head, chunks: Sequence[Chunk], vectors: Sequence[Sequence[float] | None] | None = None
 ) -> list[IndexItem]:
     """Return a version's entries of the index, with the vectors of its chunks if they were made before."""
-    about = {key: value for key, value in head.metadata.items() if isinstance(value, _PLAIN)}
+    about = {key: value for key, value in head.metadata.items() if type(value) in _PLAIN}
     about |= {"doc_id": head.id, "indexed_from": INDEXED_FROM, "tags": "".join(map(tag_mark, head.tags))}
     return [
         IndexItem(

@@ -1,6 +1,6 @@
 """The records behind documents, by key and as they are read; the other modules of documents share one :class:`Records`.
 
-Keys are ``d:`` the head of a document, ``b:`` the content of a version, ``v:`` which content an earlier version had,
+Keys are ``d:`` the head of a document, ``b:`` the content of a version, ``v:`` the head that an earlier version had,
 ``p:`` and ``f:`` the claim that makes a document the only one with its path or content, ``t:`` and ``c:`` labels to
 list it by, ``o:`` and ``l:`` intents and their leases. The invariant: nobody else makes or takes apart such a key.
 """
@@ -45,21 +45,20 @@ class Records:
 
     def body_key(self, id_: str, body: str) -> str:
         """Return the key of a version's content."""
-        return f"{self.prefix}b:{escape(id_)}:{body}"
+        return f"{self.prefix}b:{id_}:{body}"
 
     def past_keys(self, id_: str, versions: Iterable[int]) -> list[str]:
-        """Return the keys that say which content earlier versions had."""
-        return [f"{self.prefix}v:{escape(id_)}:{version}" for version in versions]
+        """Return the keys of the heads of earlier versions."""
+        return [f"{self.prefix}v:{id_}:{version}" for version in versions]
 
     def claim(self, of: Draft | Head) -> str:
         """Return the key that makes a document the only one with its path, or else with its content."""
-        return self.key("f", of.fingerprint) if of.path is None else self.key("p", of.path)
+        return self.prefix + of.claim
 
     def labels(self, head: Head) -> list[str]:
         """Return the keys by which a document is listed."""
-        id_ = escape(head.id)
-        keys = [f"{self.key('t', tag)}:{id_}" for tag in head.tags]
-        return keys if head.category is None else [*keys, f"{self.key('c', head.category)}:{id_}"]
+        keys = [f"{self.prefix}t:{escape(tag)}:{head.id}" for tag in head.tags]
+        return keys if head.category is None else [*keys, f"{self.prefix}c:{escape(head.category)}:{head.id}"]
 
     async def head(self, id_: str) -> Head | None:
         """Return a document's current record, or None."""
@@ -74,14 +73,12 @@ class Records:
     async def body(self, head: Head) -> str | None:
         """Return the content of a version, or None where it was deleted meanwhile."""
         stored = await self.kv.get(self.body_key(head.id, head.body))
-        return None if stored is None else str(decode(stored)["content"])
+        return None if stored is None else str(decode(stored))
 
     async def past(self, head: Head, versions: Sequence[int]) -> list[Head]:
         """Return those of a document's earlier versions that exist, in order."""
-        links = await self.kv.get_many(self.past_keys(head.id, versions)) if versions else []
-        names = [self.body_key(head.id, decode(link)) for link in links if link is not None]
-        bodies = await self.kv.get_many(names) if names else []
-        return [read_head(decode(stored)["head"]) for stored in bodies if stored is not None]
+        found = await self.kv.get_many(self.past_keys(head.id, versions)) if versions else []
+        return [read_head(decode(stored)) for stored in found if stored is not None]
 
     async def owner(self, path: str) -> str | None:
         """Return the id of the document with this path, or None."""
@@ -143,19 +140,18 @@ class Records:
 def head_of(stored: Stored) -> Head | None:
     """Return a head, or None for what a deletion leaves for a minute."""
     fields = decode(stored)
-    return None if "gone" in fields else read_head(fields)
+    return None if fields is None else read_head(fields)
 
 
-def read_head(fields: dict[str, Any]) -> Head:
-    """Return a head from its fields.
+def read_head(fields: Any) -> Head:
+    """Return a head from the list of its fields.
 
     Raises:
         Corrupted: they are not those of a head.
     """
-    try:
-        return Head(**fields)
-    except TypeError:
+    if type(fields) is not list or len(fields) != len(Head._fields):
         raise Corrupted(
             "the record of a document does not have the fields that this version of ambidex writes; it is damaged, or "
             "from another version"
-        ) from None
+        )
+    return Head(*fields)

@@ -1,16 +1,20 @@
 """One unit of documents, stored or deleted; ``stores.document_batches`` runs it, in a transaction or behind an intent.
 
-The invariant: contents and claims are written before heads, so that a head never stands without the others; whoever
-finds that somebody else was faster raises ``Conflict``, having left nothing behind.
+The invariant: what is not held together by a transaction is written in the order of contents, claims, heads, so that a
+head never stands without the others; whoever finds that somebody else was faster raises ``Conflict``, having left
+nothing behind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from ambidex.core.codec import Encoded, Stored, decode, encode
+from ambidex.core.chunking import Chunk
+from ambidex.core.codec import Stored, decode, encode, pack, raw
 from ambidex.core.ports import Put
 from ambidex.core.runtime import deadline, partly_applied
 from ambidex.errors import AlreadyExists, Conflict, NotFound, VersionConflict
@@ -19,9 +23,15 @@ from ambidex.stores.document_intents import Intent, Intents
 from ambidex.stores.document_parts import Head, index_items, uuid7
 from ambidex.stores.document_records import Records, head_of
 
-__all__ = ["Target", "Writes", "is_same"]
+__all__ = ["Known", "Target", "Unit", "Writes", "is_same"]
 
 _GONE_MS = 60_000
+_GONE = encode(None)
+_LABEL = encode(1)
+
+Known: TypeAlias = "tuple[str | None, str | None, Head | None]"
+"""The id of a target's document, whose its path or content is, and the document's record."""
+Vectors: TypeAlias = "Sequence[Sequence[float] | None]"
 
 
 class Target(NamedTuple):
@@ -32,12 +42,31 @@ class Target(NamedTuple):
     version: int | None = None
 
 
+@dataclass(slots=True)
+class Unit:
+    """What is stored together.
+
+    Attributes:
+        targets: no document comes twice.
+        chunks: of each; none where it is not to be indexed.
+        vectors: of the chunks of each, where they were made before.
+        known: what was there of each a moment ago, for the first attempt.
+    """
+
+    targets: list[Target]
+    chunks: list[Sequence[Chunk]]
+    vectors: list[Vectors | None]
+    known: list[Known] | None = None
+
+
 class _Plan(NamedTuple):
     """What is to be written of one document: its new head, also in stored form, and the old one with its version."""
 
     draft: Draft
     head: Head
     stored: Stored
+    chunks: Sequence[Chunk]
+    vectors: Vectors | None
     before: Head | None
     entry_version: int
 
@@ -48,87 +77,101 @@ class Writes:
     def __init__(self, records: Records, intents: Intents) -> None:
         self._records, self._intents = records, intents
 
-    async def apply(self, group: list[Target], together: bool) -> list[str]:
-        """Store the documents of one unit."""
-        plans, ids = await self._plan(group)
+    async def apply(self, unit: Unit, together: bool) -> list[str]:
+        """Store the documents of a unit and return their ids.
+
+        Args:
+            unit: what to store.
+            together: whether a transaction holds it together.
+
+        Raises:
+            Conflict: somebody else was faster; it may be repeated.
+        """
+        plans, ids = await self._plan(unit)
         if not plans:
             return ids
+        if together:
+            await self._put_claims(plans)
+            await self._put_all(plans)
+            return ids
         changed = [*(plan.head for plan in plans), *(plan.before for plan in plans if plan.before is not None)]
-        intent = None if together else await self._intents.begin(changed)
+        intent = await self._intents.begin(changed)
         try:
-            await self._put_records(plans, intent)
-        except Conflict:
-            if intent is not None:  # no transaction undoes it, so bring it into order before the next attempt
-                await self._intents.settle(changed)
-                await intent.end()
+            await self._put_in_order(plans, intent)
+        except Conflict:  # no transaction undoes it, so bring what was written into order before the next attempt
+            await self._intents.settle(changed)
+            await intent.end()
             raise
-        if intent is not None:
-            with partly_applied():
-                await self._intents.settle(changed)
-                await intent.end()
-        else:
-            await self._put_rest(plans)
+        with partly_applied():
+            await self._intents.settle(changed)
+            await intent.end()
         return ids
 
-    async def _plan(self, group: list[Target]) -> tuple[list[_Plan], list[str]]:
+    async def _plan(self, unit: Unit) -> tuple[list[_Plan], list[str]]:
+        known, unit.known = unit.known, None
+        if known is None:
+            known = await self.known(unit.targets)
         plans: list[_Plan] = []
         ids: list[str] = []
         now = datetime.now(UTC)
-        packed_now = Encoded(encode(now))
-        for target, (id_, owner, before) in zip(group, await self.known(group), strict=True):
-            _check_target(target, before, owner)
-            if id_ is not None and before is None:
-                raise Conflict(f"document {id_!r} is being stored or deleted by somebody else")
-            if before is not None and is_same(before, target.draft):
+        packed_now = raw(encode(now))
+        most = self._records.scope.max_bytes
+        parts = zip(unit.targets, unit.chunks, unit.vectors, known, strict=True)
+        for target, chunks, vectors, (id_, owner, before) in parts:
+            draft = target.draft
+            if id_ is not None or target.id is not None:
+                _check_target(target, before, owner)
+                if before is None:
+                    raise Conflict(f"document {id_!r} is being stored or deleted by somebody else")
+            if before is None:
+                version, packed_then = 0, packed_now
+            elif is_same(before, draft):
                 ids.append(before.id)
                 continue
-            version = 0
-            if before is not None:
+            else:
                 entry = await self._records.kv.entry(self._records.key("d", before.id))
                 if entry is None or head_of(entry.value) != before:
                     raise Conflict(f"document {before.id!r} was changed by somebody else")
-                version = entry.version
-            head = target.draft.head(id_ or uuid7(), before, now)
-            fields = head.stored() | {"metadata": Encoded(target.draft.packed), "updated_at": packed_now}
-            if before is None:
-                fields["created_at"] = packed_now
-            stored = encode(fields, self._records.scope.max_bytes)
-            plans.append(_Plan(target.draft, head, stored, before, version))
+                version, packed_then = entry.version, raw(encode(before.created_at))
+            head = draft.head(id_ or uuid7(), before, now, len(chunks))
+            stored = head.packed(raw(draft.packed), packed_then, packed_now, most)
+            plans.append(_Plan(draft, head, stored, chunks, vectors, before, version))
             ids.append(head.id)
         return plans, ids
 
-    async def known(self, group: list[Target]) -> list[tuple[str | None, str | None, Head | None]]:
-        """Return for each target the id of its document, whose its path or content is, and the document's record."""
-        claims = await self._records.kv.get_many([self._records.claim(target.draft) for target in group])
+    async def known(self, targets: Sequence[Target]) -> list[Known]:
+        """Return what is there of each target."""
+        claims = await self._records.kv.get_many([self._records.claim(target.draft) for target in targets])
         owners = [None if claim is None else str(decode(claim)) for claim in claims]
-        ids = [target.id or owner for target, owner in zip(group, owners, strict=True)]
+        ids = [target.id or owner for target, owner in zip(targets, owners, strict=True)]
         there = [id_ for id_ in ids if id_ is not None]
         heads = dict(zip(there, await self._records.heads(there), strict=True))
         return [(id_, owner, None if id_ is None else heads[id_]) for id_, owner in zip(ids, owners, strict=True)]
 
-    async def _put_records(self, plans: list[_Plan], intent: Intent | None) -> None:
-        """Write contents, claims and heads, in this order: a head never stands without the others."""
-        bodies = [
-            Put(
-                self._records.body_key(p.head.id, p.head.body),
-                encode({"head": Encoded(p.stored), "content": p.draft.content}, self._records.scope.max_bytes),
-            )
-            for p in plans
-        ]
-        with _in_time(intent):
-            await self._records.kv.put_many(bodies, None)
-            await self._put_claims(plans)
-        new = [Put(self._records.key("d", p.head.id), p.stored) for p in plans if p.before is None]
-        if intent is not None:
-            await intent.renew(surely=True)
-        if new:
-            with _in_time(intent):
-                await self._records.kv.put_many(new, None)
-        with partly_applied() if intent is not None and new else nullcontext():
-            await self._put_heads([plan for plan in plans if plan.before is not None], intent)
+    def _contents(self, plans: Sequence[_Plan]) -> list[Put]:
+        most = self._records.scope.max_bytes
+        return [Put(self._records.body_key(p.head.id, p.head.body), pack(p.draft.content, most)) for p in plans]
 
-    async def _put_heads(self, plans: list[_Plan], intent: Intent | None) -> None:
+    def _new_heads(self, plans: Sequence[_Plan]) -> list[Put]:
+        return [Put(f"{self._records.prefix}d:{p.head.id}", p.stored) for p in plans if p.before is None]
+
+    async def _put_in_order(self, plans: list[_Plan], intent: Intent) -> None:
+        """Write contents, claims and heads, where no transaction holds them together; labels and index come after."""
+        with intent.rest():
+            await self._records.kv.put_many(self._contents(plans), None)
+            await self._put_claims(plans)
+        new = self._new_heads(plans)
+        await intent.renew(surely=True)
+        if new:
+            with intent.rest():
+                await self._records.kv.put_many(new, None)
+        with partly_applied() if new else nullcontext():
+            await self._replace_heads(plans, intent)
+
+    async def _replace_heads(self, plans: list[_Plan], intent: Intent | None) -> None:
         for plan in plans:
+            if plan.before is None:
+                continue
             if intent is not None:
                 await intent.renew()
             key = self._records.key("d", plan.head.id)
@@ -137,47 +180,49 @@ class Writes:
                     raise Conflict(f"document {plan.head.id!r} was changed by somebody else")
 
     async def _put_claims(self, plans: list[_Plan]) -> None:
-        new = [p for p in plans if p.before is None or self._records.claim(p.before) != self._records.claim(p.head)]
-        claims = [Put(self._records.claim(plan.head), encode(plan.head.id)) for plan in new]
+        new = [p for p in plans if p.before is None or p.before.claim != p.draft.claim]
+        claims = [Put(self._records.claim(plan.draft), pack(plan.head.id)) for plan in new]
         claimed = await self._records.kv.add_many(claims, None) if claims else []
         for plan, mine in zip(new, claimed, strict=True):
             if not mine and (plan.before is None or plan.head.path is not None):
                 raise Conflict(f"somebody else is storing {plan.head.path or 'the same content'!r}")
 
-    async def _put_rest(self, plans: list[_Plan]) -> None:
-        """Write labels and index, in the transaction that has written the records."""
-        puts = {key: encode(1) for plan in plans for key in self._records.labels(plan.head)}
-        drop, stale, entries = set[str](), set[str](), set[str]()
+    async def _put_all(self, plans: list[_Plan]) -> None:
+        """Write everything but the claims, in a transaction, and so in whatever order takes the fewest calls."""
+        records = self._records
+        puts = [*self._contents(plans), *self._new_heads(plans)]
+        puts += [Put(key, _LABEL) for plan in plans for key in records.labels(plan.head)]
+        drop, stale = set[str](), set[str]()
         for plan in plans:
-            entries.update(plan.head.chunk_ids())
             if plan.before is not None:
                 stale.update(plan.before.chunk_ids())
-                drop.update(set(self._records.labels(plan.before)) - set(self._records.labels(plan.head)))
-                drop.update(await self._records.claims_of([plan.before], self._records.claim(plan.head)))
-                puts[self._records.past_keys(plan.head.id, [plan.before.version])[0]] = encode(plan.before.body)
-        if puts:
-            await self._records.kv.put_many([Put(key, value) for key, value in puts.items()], None)
+                drop.update(set(records.labels(plan.before)) - set(records.labels(plan.head)))
+                drop.update(await records.claims_of([plan.before], records.claim(plan.head)))
+                past = records.past_keys(plan.head.id, [plan.before.version])
+                puts.append(Put(past[0], encode(list(plan.before))))
+        await records.kv.put_many(puts, None)
+        await self._replace_heads(plans, None)
         if drop:
-            await self._records.kv.delete_many(sorted(drop))
-        if self._records.index is not None:
-            items = [
-                item for p in plans if p.head.indexed for item in index_items(p.head, p.draft.chunks, p.draft.vectors)
-            ]
-            await self._records.index._put(items, self._records.namespace)  # made of what was checked as a draft
-            await self._intents.unindex(stale - entries)
+            await records.kv.delete_many(sorted(drop))
+        if records.index is not None:
+            items = [item for p in plans if p.head.indexed for item in index_items(p.head, p.chunks, p.vectors)]
+            await records.index._put(items, records.namespace)  # made of what was checked as a draft
+            if stale:
+                stale.difference_update(*(plan.head.chunk_ids() for plan in plans))
+                await self._intents.unindex(stale)
 
     async def remove(self, id_: str, together: bool) -> bool:
         """Delete a document with everything that belongs to it; False if there is none."""
-        entry = await self._records.kv.entry(self._records.key("d", id_))
+        key = self._records.key("d", id_)
+        entry = await self._records.kv.entry(key)
         head = None if entry is None else head_of(entry.value)
         if entry is None or head is None:
             return False
         intent = None if together else await self._intents.begin([head])
-        key = self._records.key("d", id_)
         if intent is not None:
             await intent.renew(surely=True)
         with _in_time(intent):
-            if await self._records.kv.swap(key, encode({"gone": True}), entry.version, _GONE_MS) is None:
+            if await self._records.kv.swap(key, _GONE, entry.version, _GONE_MS) is None:
                 raise Conflict(f"document {id_!r} was changed while it was deleted")
         with partly_applied() if intent is not None else nullcontext():
             await self._intents.settle([head])

@@ -27,7 +27,7 @@ from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
 from ambidex.stores.cache import copies
 from ambidex.stores.scope import Scope
 
-__all__ = ["BlockingIndex", "DetectingIndex", "Index"]
+__all__ = ["BlockingIndex", "DetectingIndex", "Index", "embedded_text"]
 
 _MOST = 1_000
 _PAGE = 200
@@ -108,7 +108,13 @@ class Index(Store):
         """
         if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
             raise UnsupportedValue(f"items of the index come as a list, not as {type(items).__name__}")
-        await self._put([_checked(_item(item)) for item in items], namespace)
+        checked = [_checked(_item(item)) for item in items]
+        given = [item.vector for item in checked if item.vector is not None]
+        if given:
+            state = await self._port.state(self._space(namespace))
+            for vector in given:
+                _check_size(vector, state.embedder, namespace)
+        await self._put(checked, namespace)
 
     async def _put(self, items: builtins.list[IndexItem], namespace: str) -> None:
         """Add or replace items that are known to be in order."""
@@ -222,29 +228,31 @@ class Index(Store):
         self, items: builtins.list[IndexItem], namespace: str, replacing: bool = False
     ) -> builtins.list[IndexItem]:
         """Return the items with a vector each, the namespace being claimed for the embedder."""
+        bare = [place for place, item in enumerate(items) if item.vector is None] if self.embeds else []
+        if bare:
+            texts = [embedded_text(items[place].title, items[place].text) for place in bare]
+            for place, vector in zip(bare, await self._vectors(texts, namespace, replacing), strict=True):
+                items[place] = items[place]._replace(vector=vector)
+        return items
+
+    async def _vectors(
+        self, texts: builtins.list[str], namespace: str, replacing: bool = False
+    ) -> builtins.list[Sequence[float]]:
+        """Return the vectors of texts, the namespace being claimed for the embedder, which there must be."""
         embedder = self._scope.embedder
-        bare = [place for place, item in enumerate(items) if item.vector is None]
-        if not items or (embedder is None and len(bare) == len(items)):
-            return items
+        if embedder is None or not texts:
+            return []
         space = self._space(namespace)
         state = await self._port.state(space)
-        for item in items:
-            if item.vector is not None:
-                _check_size(item.vector, state.embedder, namespace)
-        if embedder is None or not bare:
-            return items
         if not replacing:
             self._label(state, namespace)  # before the work, if it is known to be in vain
-        texts = [f"{items[place].title} {items[place].text}"[:_EMBEDDED_CHARACTERS].strip() for place in bare]
         vectors = await embedder.vectors(texts, self._scope.runtime)
         label = embedder.label(len(vectors[0]))
         if state.embedder != label:
             held = await self._port.claim(space, label, replacing)
             if held != label:
                 raise self._mismatch(held, namespace)
-        for place, vector in zip(bare, vectors, strict=True):
-            items[place] = items[place]._replace(vector=vector)
-        return items
+        return vectors
 
     @stream
     async def reindex(
@@ -357,6 +365,11 @@ class DetectingIndex(Detecting, Index):
     def embedded_by(self, embedder: Embedder | Embed | str) -> Self:
         """Return the same index with another embedder."""
         return type(self)(self._aio.embedded_by(embedder), self._sync.embedded_by(embedder))
+
+
+def embedded_text(title: str, text: str) -> str:
+    """Return what an embedder is shown of an item."""
+    return f"{title} {text}"[:_EMBEDDED_CHARACTERS].strip()
 
 
 def _question(space: str, query: SearchQuery, label: str) -> bytes:

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from ambidex import SyncStorage, UnifiedStorage
-from ambidex.backends.sqlite import search, search_gone, search_schema, search_space
+from ambidex.backends.sqlite import search, search_gone, search_space
 from ambidex.core.ports import IndexItem
 
 numpy = pytest.importorskip("numpy")
@@ -335,14 +335,3 @@ def test_the_full_text_index_holds_exactly_the_texts(tmp_path: Path) -> None:
     conn.execute("INSERT INTO ambidex_texts VALUES (1, NULL, NULL, '', 'unknown to it')").fetchall()
     with pytest.raises(apsw.Error):
         conn.execute("INSERT INTO ambidex_fts (ambidex_fts, rank) VALUES ('integrity-check', 1)").fetchall()
-
-
-def test_words_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {text: search_schema.words_of("a title", text) for text in ("ox " * 300, "yak " + "z" * 500, "gnu", "")}
-    assert made["ox " * 300][-3:] == bytes([255, 2, 2])  # the most that a byte holds, and a title counts double
-    monkeypatch.setattr(search_schema, "_MOST_HASHES", 3)
-    for _ in range(2):
-        for text, words in made.items():
-            assert search_schema.words_of("a title", text) == words
-    assert len(search_schema._hashes) < 10
-    assert max(map(len, search_schema._hashes)) <= 64

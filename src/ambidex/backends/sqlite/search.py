@@ -23,7 +23,8 @@ import msgspec
 from ambidex.backends.relational.sql import Args, Row, SqlLeaf
 from ambidex.backends.sqlite import search_plain
 from ambidex.backends.sqlite.search_filters import to_json, where
-from ambidex.backends.sqlite.search_schema import forget, put, query_words, space_of, stamp, words_of
+from ambidex.backends.sqlite.search_schema import forget, put, space_of, stamp
+from ambidex.backends.sqlite.search_words import query_words, words_of
 from ambidex.core.fusion import fuse
 from ambidex.core.ports import Hit, IndexItem, SearchQuery, SpaceState
 from ambidex.core.query import Condition

@@ -13,10 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import zlib
-from array import array
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +20,7 @@ import apsw
 
 from ambidex.backends.sqlite import search_gone
 
-__all__ = ["REBUILT", "SCHEMA", "UNTRIGGERED", "forget", "put", "query_words", "space_of", "stamp", "words_of"]
+__all__ = ["REBUILT", "SCHEMA", "UNTRIGGERED", "forget", "put", "space_of", "stamp"]
 
 SCHEMA = (
     "CREATE TABLE ambidex_items (item INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL,"
@@ -75,11 +71,6 @@ REBUILT = (
 
 UNTRIGGERED = ("DROP TRIGGER ambidex_texts_added", "DROP TRIGGER ambidex_texts_removed")
 """What fills the full-text index since then is :func:`put`, and what empties it :func:`forget`."""
-
-_TITLE = 2
-_MOST = 255
-_MOST_HASHES, _LONGEST_KEPT = 200_000, 64
-_local = threading.local()
 
 _GIVEN = "SELECT value FROM json_each(?)"
 _SPACE = (
@@ -140,61 +131,3 @@ def forget(conn: apsw.Connection, space: int, items: Sequence[Any]) -> None:
         conn.execute(f"DELETE FROM ambidex_items WHERE item IN ({_GIVEN})", given).fetchall()
         conn.execute(f"DELETE FROM ambidex_texts WHERE item IN ({_GIVEN})", given).fetchall()
         search_gone.note(conn, space, items)
-
-
-def words_of(title: str, text: str) -> bytes:
-    """Return what full text ranks an item by: its number of words, then each stem's hash, then each one's count.
-
-    Stems are FTS5's own, each known by its CRC-32, the title counting double.
-    """
-    titled, plain = _stems(title), _stems(text)
-    counts = Counter(plain)
-    for stem in titled:
-        counts[stem] += _TITLE
-    if len(_hashes) > _MOST_HASHES:
-        _hashes.clear()
-    try:
-        times = bytes(counts.values())
-    except ValueError:  # more than a byte holds
-        times = bytes([min(count, _MOST) for count in counts.values()])
-    hashes = array("I", map(_hashes.__getitem__, counts))
-    return (len(titled) + len(plain)).to_bytes(4, "little") + hashes.tobytes() + times
-
-
-def query_words(words: Sequence[str]) -> dict[int, int]:
-    """Return the hash of each stem of a query and how often it stands there."""
-    return Counter(map(_hash, _stems(" ".join(words))))
-
-
-def _hash(stem: str) -> int:
-    return zlib.crc32(stem.encode())
-
-
-class _Hashes(dict[str, int]):
-    """The hashes of the stems met lately: looking one up takes a fifth of making it anew."""
-
-    def __missing__(self, stem: str) -> int:
-        made = _hash(stem)
-        if len(stem) <= _LONGEST_KEPT:
-            self[stem] = made
-        return made
-
-
-_hashes = _Hashes()
-
-
-def _stems(text: str) -> list[str]:
-    if not text:
-        return []
-    try:
-        tokenizer = _local.tokenizer
-    except AttributeError:  # one a thread, on a connection of its own that has no file
-        tokenizer = _local.tokenizer = apsw.Connection(":memory:").fts5_tokenizer("porter", ["unicode61"])
-    stems: list[str] = tokenizer(
-        text.encode("utf-8", "replace"),
-        apsw.FTS5_TOKENIZE_DOCUMENT,
-        None,
-        include_offsets=False,
-        include_colocated=False,
-    )
-    return stems

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ambidex.backends.sqlite.search_schema import words_of
 from ambidex.backends.sqlite.search_sketch import Sketch
+from ambidex.backends.sqlite.search_words import words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
