@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -85,7 +86,7 @@ def draft(content: Any, metadata: Mapping[str, Any] | None, index: bool, size: i
         )
     if metadata is not None and type(metadata) is not dict and not isinstance(metadata, Mapping):
         raise UnsupportedValue(f"a document's metadata is a dictionary, not {type(metadata).__name__}")
-    packed = encode(dict(metadata or {}))
+    packed = encode(metadata if type(metadata) is dict else dict(metadata or {}))
     about: dict[str, Any] = decode(packed)  # a deep copy, checked
     encode(content)
     title, path, category = _text(about, "title"), _text(about, "path"), _text(about, "category")
@@ -133,6 +134,7 @@ def _tags(value: Any) -> list[str]:
     return tags
 
 
+@lru_cache(1024)  # the same few come again and again
 def _check_label(label: str) -> None:
     """Refuse a tag or category that makes too long a key together with the document's id."""
     size = len(escape(label))

@@ -147,18 +147,19 @@ def index_items(
     head: Head, chunks: Sequence[Chunk], vectors: Sequence[Sequence[float] | None] | None = None
 ) -> list[IndexItem]:
     """Return a version's entries of the index, with the vectors of its chunks if they were made before."""
+    version, base, title = head.version, head.base, head.title
     about = {key: value for key, value in head.metadata.items() if type(value) in _PLAIN}
-    about |= {"doc_id": head.id, "indexed_from": INDEXED_FROM, "tags": "".join(map(tag_mark, head.tags))}
+    about["doc_id"], about["indexed_from"], about["tags"] = head.id, INDEXED_FROM, "".join(map(tag_mark, head.tags))
     return [
         IndexItem(
-            chunk_id(head.base, place),
-            head.title,
-            chunk.text,
+            chunk_id(base, place),
+            title,
+            text,
             # what the caller calls by such a name is what a filter of the caller's means
-            {"version": head.version, "chunk": place, "start": chunk.start, "end": chunk.end, **about},
+            {"version": version, "chunk": place, "start": start, "end": end, **about},
             None if vectors is None else vectors[place],
         )
-        for place, chunk in enumerate(chunks)
+        for place, (text, start, end) in enumerate(chunks)
     ]
 
 

@@ -434,10 +434,11 @@ class DetectingDocuments(Detecting, Documents):
 
 
 def _content_of(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
+    if type(item) is dict or isinstance(item, Mapping):
         if "content" not in item:
             raise UnsupportedValue("a document needs a 'content'")
-        if more := set(item) - {"content", "metadata"}:
+        if len(item) > ("metadata" in item) + 1:
+            more = set(item) - {"content", "metadata"}
             raise UnsupportedValue(f"a document has {min(map(str, more))!r}, which belongs into its 'metadata'")
         return item["content"], item.get("metadata")
     return item if isinstance(item, tuple) and len(item) == 2 else (item, None)

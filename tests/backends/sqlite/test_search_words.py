@@ -16,12 +16,12 @@ _ODD = [*map(chr, range(128)), *"éÉßǅﬁİıſ日本語ไทยक्षि
 _ODD += map(chr, (0x300, 0x345, 0x200B, 0x200D, 0x3000, 0xE000))
 
 
-def whole(text: str) -> list[int]:
+def whole(text: str) -> list[bytes]:
     """Return the hashes of the stems, made by one call of the tokeniser."""
     tokenizer = apsw.Connection(":memory:").fts5_tokenizer("porter", ["unicode61"])
     data = text.encode("utf-8", "replace")
     stems: Any = tokenizer(data, apsw.FTS5_TOKENIZE_DOCUMENT, None, include_offsets=False, include_colocated=False)
-    return [zlib.crc32(stem.encode()) for stem in stems]
+    return [zlib.crc32(stem.encode()).to_bytes(4, "little") for stem in stems]
 
 
 def test_every_kind_of_character_stands_in_a_word_as_the_tokeniser_has_it() -> None:

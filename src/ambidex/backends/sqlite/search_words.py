@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import zlib
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -38,16 +37,16 @@ def words_of(title: str, text: str) -> bytes:
         times = bytes(counts.values())
     except ValueError:  # more than a byte holds
         times = bytes([min(count, _MOST) for count in counts.values()])
-    return (len(titled) + len(plain)).to_bytes(4, "little") + array("I", counts).tobytes() + times
+    return (len(titled) + len(plain)).to_bytes(4, "little") + b"".join(counts) + times
 
 
 def query_words(words: Sequence[str]) -> dict[int, int]:
     """Return the hash of each stem of a query and how often it stands there."""
-    return Counter(_hashes(" ".join(words)))
+    return {int.from_bytes(word, "little"): times for word, times in Counter(_hashes(" ".join(words))).items()}
 
 
-def _hashes(text: str) -> list[int]:
-    """Return the hash of each stem of a text, in order."""
+def _hashes(text: str) -> list[bytes]:
+    """Return the hash of each stem of a text, in order, as it is stored: four bytes, the lowest first."""
     if len(_ascii) > _MOST_HASHES:
         _ascii.clear()
     if len(_others) > _MOST_HASHES:
@@ -58,20 +57,20 @@ def _hashes(text: str) -> list[int]:
     return list(chain.from_iterable(map(_others.__getitem__, words)))
 
 
-class _Ascii(dict[bytes, int]):
+class _Ascii(dict[bytes, bytes]):
     """The hash of the stem of each word met lately; a word in ASCII has one stem."""
 
-    def __missing__(self, word: bytes) -> int:
+    def __missing__(self, word: bytes) -> bytes:
         (made,) = _made(word)
         if len(word) <= _LONGEST_KEPT:
             self[word] = made
         return made
 
 
-class _Others(dict[bytes, Sequence[int]]):
+class _Others(dict[bytes, Sequence[bytes]]):
     """The hashes of the stems of each word met lately that may not be in ASCII; it may have several, or none."""
 
-    def __missing__(self, word: bytes) -> Sequence[int]:
+    def __missing__(self, word: bytes) -> Sequence[bytes]:
         made = (_ascii[word],) if word.isascii() else tuple(_made(word))
         if len(word) <= _LONGEST_KEPT:
             self[word] = made
@@ -81,8 +80,8 @@ class _Others(dict[bytes, Sequence[int]]):
 _ascii, _others = _Ascii(), _Others()
 
 
-def _made(word: bytes) -> Iterable[int]:
-    return [zlib.crc32(stem.encode()) for stem in _stems(word)]
+def _made(word: bytes) -> Iterable[bytes]:
+    return [zlib.crc32(stem.encode()).to_bytes(4, "little") for stem in _stems(word)]
 
 
 def _stems(text: bytes) -> list[str]:
