@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.keys import escape, unescape
-from ambidex.core.messages import Message, Tokeniser, check_messages, estimate_tokens, text_of
+from ambidex.core.messages import Message, Tokeniser, check_messages, counting, estimate_tokens, text_of
 from ambidex.core.ports import IndexItem
 from ambidex.core.runtime import one_deadline, partly_applied
 from ambidex.errors import AlreadyExists, ConfigurationError, InvalidKey, InvalidQuery, NotFound
-from ambidex.stores.conversation_metadata import count, merge_metadata, read_metadata
+from ambidex.stores.conversation_metadata import merge_metadata, read_metadata, statistics
 from ambidex.stores.conversation_streams import Streams, millis
 from ambidex.stores.conversation_windows import MOST, checked_window, read_window
 from ambidex.stores.kv import ttl_to_ms
@@ -49,6 +49,7 @@ class Conversations(Store):
     ) -> None:
         self._scopes = kv, log, search
         self._count_tokens = count_tokens or estimate_tokens
+        self._count = counting(self._count_tokens, log.runtime)
         self._timeout = log.timeout
         self._streams = Streams(kv, log)
         self._index = None if search is None else Index(search)
@@ -258,7 +259,7 @@ class Conversations(Store):
             The messages, oldest first; None where there is no such conversation.
         """
         name, most = _name(chat_id), checked_window(last, tokens)
-        return await read_window(self._streams, name, most, tokens, self._count_tokens)
+        return await read_window(self._streams, name, most, tokens, self._count)
 
     @operation
     @one_deadline
@@ -317,7 +318,7 @@ class Conversations(Store):
             ``messages``, ``by_role``, ``characters``, ``tokens`` (estimated by the tokeniser), and ``first_at`` and
             ``last_at`` (aware datetimes, or None); None where there is no such conversation.
         """
-        return await count(self._streams, _name(chat_id), self._count_tokens)
+        return await statistics(self._streams, _name(chat_id), self._count)
 
     # ---------------------------------------------------------------- inside
 
