@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Self
 from uuid import uuid4
 
@@ -148,9 +149,19 @@ class Conversations(Store):
     @operation
     @one_deadline
     async def delete(self, chat_id: str) -> bool:
-        """Delete a conversation with its metadata and its previous one; True if it existed."""
+        """Delete a conversation with its metadata, its previous one and what was indexed of it; True if it existed.
+
+        Raises:
+            AmbidexError: it, or its entries of the index, could not be deleted; delete it again.
+        """
         name = _name(chat_id)
         self._check_at_once("delete")
+        if not await self._unindex(chat_id):
+            return await self._drop(name)
+        with partly_applied():
+            return await self._drop(name)
+
+    async def _drop(self, name: str) -> bool:
         await self._streams.kv.delete_many([self._streams.meta + name])
         with partly_applied():
             await self._streams.log.drop(self._streams.previous + name)
@@ -330,9 +341,22 @@ class Conversations(Store):
             return
         about = {"type": "conversation", "chat_id": chat_id, "timestamp": datetime.now(UTC).isoformat()}
         try:
-            await self._index.add_many([IndexItem(f"conversation:{uuid4().hex}", "", text, about)])
+            await self._index.add_many([IndexItem(_entries(chat_id) + uuid4().hex, "", text, about)])
         except Exception as error:
             _log.warning("the last answer of the conversation %r was not indexed: %s", chat_id, error)
+
+    async def _unindex(self, chat_id: str) -> int:
+        """Remove the entries of the index, because what was deleted must not be found; return how many there were."""
+        after = begin = _entries(chat_id)
+        removed = 0
+        while self._index is not None:
+            items = await self._index.list(_PAGE, after=after)
+            mine = [item.id for item in items if item.id.startswith(begin)]
+            removed += await self._index.remove(*mine)
+            if len(mine) < _PAGE:
+                break
+            after = mine[-1]
+        return removed
 
 
 class BlockingConversations(Blocking, Conversations):
@@ -355,6 +379,11 @@ def _name(chat_id: str) -> str:
     if chat_id == "":
         raise InvalidKey("a conversation needs a name: chat_id is empty")
     return escape(chat_id)
+
+
+def _entries(chat_id: str) -> str:
+    """Return with what the ids of a conversation's entries of the index begin: short, however long its name is."""
+    return f"conversation:{sha256(chat_id.encode()).hexdigest()[:32]}:"
 
 
 def _hours(ttl_hours: float | None) -> int | None:
