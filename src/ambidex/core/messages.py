@@ -5,6 +5,7 @@ The invariant: a message that passes :func:`check_messages` comes back from ever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from inspect import isawaitable
 from operator import index
@@ -19,6 +20,7 @@ __all__ = [
     "Message",
     "Tokeniser",
     "check_messages",
+    "counted_text",
     "counting",
     "estimate_tokens",
     "leading_system",
@@ -95,6 +97,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def counted_text(message: Mapping[str, Any]) -> str:
+    """Return what takes tokens in a message: its text, and the tools that it calls with their arguments."""
+    calls = [message[name] for name in _CALLS if message.get(name)]
+    return "\n".join([text_of(message), *(json.dumps(call, ensure_ascii=False, default=str) for call in calls)])
+
+
 def estimate_tokens(text: str) -> int:
     """Return a quarter of the characters, rounded up: the usual estimate for English."""
     return -(-len(text) // 4)
@@ -140,7 +148,7 @@ async def newest_within(messages: Sequence[Message], budget: int, count: Count) 
     """Return how many of the newest messages take at most ``budget`` tokens together."""
     fitting = 0
     for message in reversed(messages):
-        budget -= await count(text_of(message))
+        budget -= await count(counted_text(message))
         if budget < 0:
             break
         fitting += 1

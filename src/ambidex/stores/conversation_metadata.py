@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ambidex.core.codec import decode, encode
-from ambidex.core.messages import Count, text_of
+from ambidex.core.messages import Count, counted_text, text_of
 from ambidex.stores.conversation_streams import Streams
 
 __all__ = ["merge_metadata", "read_metadata", "statistics"]
@@ -41,12 +41,12 @@ async def statistics(streams: Streams, name: str, count: Count) -> dict[str, Any
     entries = await streams.current(name)
     if not entries and not await streams.log.tail(streams.now + name, 1):
         return None
-    texts = [text_of(entry.message) for entry in entries if entry.message is not None]
+    messages = [entry.message for entry in entries if entry.message is not None]
     return {
-        "messages": len(texts),
-        "by_role": dict(Counter(entry.message["role"] for entry in entries if entry.message is not None)),
-        "characters": sum(map(len, texts)),
-        "tokens": sum([await count(text) for text in texts]),
+        "messages": len(messages),
+        "by_role": dict(Counter(message["role"] for message in messages)),
+        "characters": sum(len(text_of(message)) for message in messages),
+        "tokens": sum([await count(counted_text(message)) for message in messages]),
         "first_at": _moment(entries[0].at) if entries else None,
         "last_at": _moment(entries[-1].at) if entries else None,
     }

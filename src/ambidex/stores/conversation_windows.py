@@ -6,7 +6,7 @@ reads, they are read again.
 
 from __future__ import annotations
 
-from ambidex.core.messages import Count, Message, leading_system, newest_within, text_of
+from ambidex.core.messages import Count, Message, counted_text, leading_system, newest_within
 from ambidex.errors import InvalidQuery
 from ambidex.stores.conversation_streams import Entry, Streams, unpack
 
@@ -96,6 +96,6 @@ async def _fit(
         messages = messages[len(prompt) :]
     messages = messages[-last:]
     if tokens is not None:
-        left = tokens - sum([await count(text_of(message)) for message in prompt])
+        left = tokens - sum([await count(counted_text(message)) for message in prompt])
         messages = messages[len(messages) - await newest_within(messages, left, count) :]
     return [*prompt, *messages]

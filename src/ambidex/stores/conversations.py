@@ -326,8 +326,8 @@ class Conversations(Store):
         """Count a conversation; it is read whole.
 
         Returns:
-            ``messages``, ``by_role``, ``characters``, ``tokens`` (estimated by the tokeniser), and ``first_at`` and
-            ``last_at`` (aware datetimes, or None); None where there is no such conversation.
+            ``messages``, ``by_role``, ``characters``, ``tokens`` (by the tokeniser, calls of tools included),
+            and ``first_at`` and ``last_at`` (aware datetimes, or None); None where there is no such conversation.
         """
         return await statistics(self._streams, _name(chat_id), self._count)
 
