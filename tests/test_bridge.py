@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ambidex import Blocking, deadline, operation
-from ambidex.bridge import Runner, _loop_thread, async_only, sync_only
+from ambidex.bridge import Runner, async_only, sync_only
 from ambidex.core.dual import Store, drive
 from ambidex.errors import DeadlineExceeded, NestedCheckout
+from ambidex.runtime.portal import LOOP_THREAD
 
 
 class AsyncOnly:
@@ -64,7 +65,7 @@ class BlockingNumbers(Blocking, Numbers):
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
     yield
-    _loop_thread.stop()
+    LOOP_THREAD.stop()
 
 
 def test_an_async_only_client_serves_synchronous_threads_from_one_loop() -> None:

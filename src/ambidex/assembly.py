@@ -170,7 +170,9 @@ class Core:
             protected = self._leaves.get((id(backend), blocking))
             if protected is None:
                 limits = RetrySettings()
-                breaker, budget = self._policies.setdefault(id(backend), (Breaker(), Budget(limits)))
+                shown = next(repr(place.display) for place, made in self._backends.items() if made is backend)
+                policies = Breaker(place=shown), Budget(limits)
+                breaker, budget = self._policies.setdefault(id(backend), policies)
                 guard = Guard(
                     Retry(self.runtime(blocking), limits, budget),
                     breaker,

@@ -24,7 +24,7 @@ from ambidex.core.runtime import current_deadline
 from ambidex.runtime.aio import AsyncRuntime
 from ambidex.runtime.blocking import BlockingRuntime
 from ambidex.runtime.loops import PerLoop
-from ambidex.runtime.portal import LoopThread, WorkerThreads
+from ambidex.runtime.portal import LOOP_THREAD, WorkerThreads
 from ambidex.runtime.process import reset_after_fork
 
 __all__ = ["Runner", "async_only", "sync_only"]
@@ -32,9 +32,6 @@ __all__ = ["Runner", "async_only", "sync_only"]
 C = TypeVar("C")
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
-
-_loop_thread = LoopThread()
-"""One for all clients: an idle loop costs a thread."""
 
 
 class Runner(Protocol[C_co]):
@@ -96,10 +93,10 @@ class _OnLoopThread(Generic[C]):
         self._timeout = timeout
 
     async def run(self, work: Callable[[C], Any]) -> Any:
-        return _loop_thread.run(lambda: self._inner.run(work), current_deadline(self._timeout))
+        return LOOP_THREAD.run(lambda: self._inner.run(work), current_deadline(self._timeout))
 
     async def close(self) -> None:
-        _loop_thread.run(self._inner.close, current_deadline(self._timeout))
+        LOOP_THREAD.run(self._inner.close, current_deadline(self._timeout))
 
 
 class _OnEachLoop(Generic[C]):

@@ -76,6 +76,15 @@ def test_timing_leaves_nothing_behind() -> None:
     assert storage.sync.conversations.history("demo-timing") == []
 
 
+def test_a_text_that_cannot_be_a_document_is_passed_over() -> None:
+    texts = [
+        Text("0190b3a4-5b6c-7d8e-9f00-112233445566", "T", "its name reads like an id"),
+        Text("a.md", "A", "a swan"),
+    ]
+    report = run(UnifiedStorage("memory://"), texts, ["swan"])
+    assert [answer.source for answer in report.answers] == ["a.md"]
+
+
 def test_an_error_in_the_storing_thread_is_raised() -> None:
     with pytest.raises(UnsupportedValue, match="NUL"):
         run(UnifiedStorage("memory://"), [*TEXTS, Text("bad", "bad", "a\x00b")], QUESTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ambidex import UnifiedStorage
 from ambidex.errors import (
     AmbidexError,
     CircuitOpen,
@@ -160,3 +161,15 @@ def test_settings_are_obeyed() -> None:
     breaker = Breaker(BreakerSettings(refusals=1), clock=Clock())
     call(breaker, Unavailable("refused"))
     assert is_open(breaker)
+
+
+def test_a_refusal_names_the_server() -> None:
+    storage = UnifiedStorage("redis://u:hunter2@127.0.0.1:1/3").sync
+    said = []
+    for _ in range(6):
+        with pytest.raises(Unavailable) as caught:
+            storage.get("a")
+        if isinstance(caught.value, CircuitOpen):
+            said.append(str(caught.value))
+    assert said
+    assert all("127.0.0.1:1/3' failed repeatedly" in text and "hunter2" not in text for text in said)

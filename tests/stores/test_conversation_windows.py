@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -69,10 +70,26 @@ def test_tokens_alone_fill_the_window_with_all_that_fits(run: Run) -> None:
     run(body)
 
 
+def test_calls_of_tools_take_tokens(run: Run) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "x" * 4_000}}
+
+    async def body(s: Any) -> None:
+        asks = {"role": "assistant", "content": None, "tool_calls": [call]}
+        await s.save_conversation("c", [user("one"), asks, {"role": "tool", "content": "done", "tool_call_id": "1"}])
+        assert [message["role"] for message in await s.conversations.window("c", tokens=900)] == ["tool"]
+        assert len(await s.conversations.window("c", tokens=1_100)) == 3
+        figures = await s.conversations.statistics("c")
+        assert figures["characters"] == 7
+        assert 1_000 < figures["tokens"] < 1_100
+
+    run(body)
+
+
 class Slow:
     """A tokeniser that is awaited, as one of a service is."""
 
     async def __call__(self, text: str) -> int:
+        await asyncio.sleep(0)
         return len(text)
 
 

@@ -338,6 +338,27 @@ BAD_MESSAGES: list[tuple[Any, str]] = [
 ]
 
 
+def test_a_deleted_conversation_is_found_no_more(run: Run) -> None:
+    def turn(word: str) -> list[dict[str, Any]]:
+        return [user("?"), {"role": "assistant", "content": f"{word} okapi"}]
+
+    async def body(s: Any) -> None:
+        for word in ("one", "two"):
+            await s.save_conversation("c", turn(word))
+        await s.save_conversation("c:" + "x" * 1_500, turn("kept"))
+        await s.store_document("an okapi", {"path": "a"})
+        await s.store_document("an okapi", {"path": "z"})
+        assert len(await s.search("okapi")) == 5
+        assert await s.conversations.delete("c")
+        texts = sorted(hit.text for hit in await s.search("okapi"))
+        assert texts == ["an okapi", "an okapi", "kept okapi"]
+        assert not await s.conversations.delete("c")
+        assert await s.conversations.delete("c:" + "x" * 1_500)
+        assert len(await s.search("okapi")) == 2
+
+    run(body)
+
+
 @pytest.mark.parametrize(("messages", "why"), BAD_MESSAGES)
 def test_bad_messages_are_refused_before_anything_is_stored(run: Run, messages: Any, why: Any) -> None:
     async def body(s: Any) -> None:

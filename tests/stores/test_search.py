@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ambidex import UnifiedStorage
+from ambidex import UnifiedStorage, deadline
 from ambidex.core.embedding import Embedder
 from ambidex.core.ports import IndexItem
 from ambidex.embedders import embedder_for
-from ambidex.errors import ConfigurationError, InvalidKey, InvalidQuery, UnsupportedValue
+from ambidex.errors import ConfigurationError, DeadlineExceeded, InvalidKey, InvalidQuery, UnsupportedValue
 
 WORDS = ("swan goose duck", "car lorry train", "bread butter cheese")
 
@@ -122,6 +122,46 @@ def test_without_an_embedder_words_alone_are_found(make: Callable[..., UnifiedSt
     assert "late" in {hit.id for hit in storage.sync.index.search("duck")}
     with pytest.raises(ConfigurationError, match="embedded_by"):
         list(plain.reindex())
+
+
+async def _served(texts: list[str]) -> list[list[float]]:
+    """As a client of a service does it: it needs a loop to wait on."""
+    await asyncio.sleep(0)
+    assert asyncio.get_running_loop().is_running()
+    return topics(texts)
+
+
+class Served:
+    name = "served"
+
+    async def __call__(self, texts: list[str]) -> list[list[float]]:
+        return await _served(texts)
+
+
+@pytest.mark.parametrize("embed", [_served, Served(), Embedder(lambda texts: _served(texts), "lambda")], ids=range(3))  # noqa: PLW0108
+def test_an_asynchronous_embedder_serves_both_modes(make: Callable[..., UnifiedStorage], embed: Any) -> None:
+    storage = make(embedder=embed)
+    storage.sync.store_document("a goose on the water")
+    storage.sync.store_document("the lorry is late")
+    assert storage.sync.search("swan")[0].text == "a goose on the water"
+
+    async def inside_a_loop() -> str:
+        await storage.aio.store_document("cheese for lunch")
+        return (await storage.aio.search("bread"))[0].text
+
+    assert asyncio.run(inside_a_loop()) == "cheese for lunch"
+    assert storage.sync.search("bread")[0].text == "cheese for lunch"
+
+
+def test_a_deadline_ends_an_asynchronous_embedder_of_a_synchronous_caller(make: Callable[..., UnifiedStorage]) -> None:
+    async def endless(texts: list[str]) -> list[list[float]]:
+        await asyncio.sleep(60)
+        return topics(texts)
+
+    storage = make(embedder=Embedder(endless, "endless"))
+    with deadline(0.2), pytest.raises(DeadlineExceeded):
+        storage.sync.index.add("x", "a duck")
+    assert storage.sync.index.count() == 0
 
 
 def test_a_broken_embedder_stores_nothing(make: Callable[..., UnifiedStorage]) -> None:

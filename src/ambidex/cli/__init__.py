@@ -8,6 +8,17 @@ what a user can cause ends in one line and exit code 1, wrong usage in exit code
 
 from __future__ import annotations
 
-from ambidex.cli.app import main
+import sys
+from collections.abc import Sequence
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; see :func:`ambidex.cli.app.main`."""
+    try:
+        from ambidex.cli import app  # here, so that Ctrl-C ends this, too, in one line
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return app.main(arguments)

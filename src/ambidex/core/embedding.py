@@ -30,7 +30,7 @@ class Embedder:
 
     Attributes:
         call: takes a list of texts, returns as many vectors; a plain function runs apart from the event loop, a
-            coroutine function is awaited.
+            coroutine function is awaited, for synchronous callers on the one loop thread that these share.
         name: identifies the model; a namespace remembers it, so change it whenever the vectors would change.
         dimension: the length of each vector; None: that of the first one.
         weight: of the normalised vector score against ``1 - weight`` for full text, 0 to 1. A weak embedder harms
@@ -94,9 +94,9 @@ class Embedder:
 
     async def _answer(self, batch: list[str], runtime: Runtime) -> Any:
         if inspect.iscoroutinefunction(self.call) or inspect.iscoroutinefunction(type(self.call).__call__):
-            return await self.call(batch)
+            return await runtime.awaited(self.call(batch))
         answer = await runtime.offload(lambda: self.call(batch))
-        return await answer if isinstance(answer, Awaitable) else answer
+        return await runtime.awaited(answer) if isinstance(answer, Awaitable) else answer
 
     def _checked(self, answer: Any, count: int) -> Sequence[Sequence[float]]:
         try:

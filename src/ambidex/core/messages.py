@@ -5,31 +5,37 @@ The invariant: a message that passes :func:`check_messages` comes back from ever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from inspect import isawaitable
 from operator import index
 from typing import Any
 
 from ambidex.core.codec import encode, is_model, to_plain
-from ambidex.core.runtime import off_the_clock
+from ambidex.core.runtime import Runtime, off_the_clock
 from ambidex.errors import ConfigurationError, UnsupportedValue
 
 __all__ = [
+    "Count",
     "Message",
     "Tokeniser",
     "check_messages",
+    "counted_text",
+    "counting",
     "estimate_tokens",
     "leading_system",
     "newest_within",
     "text_of",
-    "tokens_of",
 ]
 
 Message = dict[str, Any]
 """``role`` and ``content``, and whatever else the application keeps with them."""
 
 Tokeniser = Callable[[str], int | Awaitable[int]]
-"""Says how many tokens a text takes; a function, or a coroutine function that needs no event loop in blocking mode."""
+"""Says how many tokens a text takes; a function or a coroutine function."""
+
+Count = Callable[[str], Awaitable[int]]
+"""A tokeniser as :func:`counting` makes it of either."""
 
 _PROMPTS = frozenset({"system", "developer"})
 _CALLS = ("tool_calls", "function_call")
@@ -91,6 +97,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def counted_text(message: Mapping[str, Any]) -> str:
+    """Return what takes tokens in a message: its text, and the tools that it calls with their arguments."""
+    calls = [message[name] for name in _CALLS if message.get(name)]
+    return "\n".join([text_of(message), *(json.dumps(call, ensure_ascii=False, default=str) for call in calls)])
+
+
 def estimate_tokens(text: str) -> int:
     """Return a quarter of the characters, rounded up: the usual estimate for English."""
     return -(-len(text) // 4)
@@ -106,32 +118,37 @@ def leading_system(messages: Iterable[Message]) -> list[Message]:
     return found
 
 
-async def tokens_of(text: str, count_tokens: Tokeniser) -> int:
-    """Return how many tokens a text takes.
+def counting(count_tokens: Tokeniser, runtime: Runtime) -> Count:
+    """Return a tokeniser that is awaited and whose counts are checked: it raises ConfigurationError for what is none.
 
-    Raises:
-        ConfigurationError: the tokeniser does not return a count.
+    Args:
+        count_tokens: what the application counts with.
+        runtime: of the caller's mode.
     """
-    with off_the_clock():
-        counted = count_tokens(text)
-        counted = await counted if isawaitable(counted) else counted
-    try:
-        tokens = index(counted)
-    except TypeError:
-        tokens = -1
-    if tokens < 0:
-        raise ConfigurationError(
-            f"count_tokens returned {type(counted).__name__} for a text; it needs to return a whole number of tokens, "
-            "such as len(tokeniser.encode(text))"
-        )
-    return tokens
+
+    async def count(text: str) -> int:
+        with off_the_clock():
+            counted = count_tokens(text)
+            counted = await runtime.awaited(counted) if isawaitable(counted) else counted
+        try:
+            tokens = index(counted)
+        except TypeError:
+            tokens = -1
+        if tokens < 0:
+            raise ConfigurationError(
+                f"count_tokens returned {type(counted).__name__} for a text; it needs to return a whole number of "
+                "tokens, such as len(tokeniser.encode(text))"
+            )
+        return tokens
+
+    return count
 
 
-async def newest_within(messages: Sequence[Message], budget: int, count_tokens: Tokeniser) -> int:
+async def newest_within(messages: Sequence[Message], budget: int, count: Count) -> int:
     """Return how many of the newest messages take at most ``budget`` tokens together."""
     fitting = 0
     for message in reversed(messages):
-        budget -= await tokens_of(text_of(message), count_tokens)
+        budget -= await count(counted_text(message))
         if budget < 0:
             break
         fitting += 1

@@ -272,3 +272,7 @@ class Runtime(Protocol):
     async def offload(self, call: Callable[[], T]) -> T:
         """Run a blocking or CPU-heavy plain function without holding up other callers."""
         ...
+
+    async def awaited(self, made: Awaitable[T]) -> T:
+        """Await what code of the application's own has made, which may need an event loop: in both modes."""
+        ...

@@ -23,6 +23,7 @@ from ambidex import AsyncStorage, SyncStorage, UnifiedStorage
 from ambidex.demo.actions import ASK, STORE, Actions, BlockingActions, has_records
 from ambidex.demo.chat import Passage, as_messages, passage
 from ambidex.demo.texts import Text
+from ambidex.errors import InvalidKey
 
 __all__ = ["OPERATIONS", "Answer", "Report", "Timings", "Watch", "run"]
 
@@ -190,8 +191,11 @@ def _store_all(part: _Part[SyncStorage, BlockingActions], texts: Sequence[Text],
         if enough.is_set():
             return
         started = time.perf_counter()
-        with part.timings.of("store a document", "sync"):
-            part.storage.store_document(text.content, {"path": text.path, "title": text.title})
+        try:
+            with part.timings.of("store a document", "sync"):
+                part.storage.store_document(text.content, {"path": text.path, "title": text.title})
+        except InvalidKey:  # its name is no path of a document: the others are worth showing
+            continue
         if part.actions is not None:
             seconds = time.perf_counter() - started
             with part.timings.of("record an action", "sync"):

@@ -59,6 +59,7 @@ class Breaker:
         settings: when it opens.
         clock: returns seconds that only grow.
         jitter: returns a number from 0 to 1.
+        place: the server as errors name it, without secrets.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Breaker:
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        place: str = "the server",
     ) -> None:
         self._settings = settings or BreakerSettings()
-        self._clock, self._jitter = clock, jitter
+        self._clock, self._jitter, self._place = clock, jitter, place
         self._guard = ForkLock()
         self.closed = True
         """Calls pass. Read without the lock on the hot path, so another thread may change it at any time."""
@@ -98,7 +100,7 @@ class Breaker:
                 self._probing = True
                 return
             raise CircuitOpen(
-                "the server failed repeatedly, so calls are refused until it was probed; "
+                f"{self._place} failed repeatedly, so calls are refused until it was probed; "
                 "repeat the call after retry_after seconds",
                 retry_after=max(left, 0.05),
             )

@@ -88,6 +88,10 @@ class AsyncRuntime:
         """Run the function in the loop's default executor."""
         return await asyncio.get_running_loop().run_in_executor(None, call)
 
+    async def awaited(self, made: Awaitable[T]) -> T:
+        """Await it here."""
+        return await made
+
 
 async def _run(call: Callable[[], Awaitable[T]]) -> T:
     return await call()

@@ -111,6 +111,12 @@ class BlockingRuntime:
         """Run the function here: the caller is blocking anyway."""
         return call()
 
+    async def awaited(self, made: Awaitable[T]) -> T:
+        """Wait while it is awaited on the loop thread that all blocking callers share."""
+        from ambidex.runtime.portal import LOOP_THREAD  # with asyncio, which blocking callers else do without
+
+        return LOOP_THREAD.run(lambda: made, current_deadline(math.inf))
+
 
 class _Aside(threading.Thread):
     """One call in a thread, begun at once."""

@@ -1,6 +1,7 @@
 """Crossing between synchronous callers and event loops: a persistent loop thread, and worker threads.
 
-:mod:`ambidex.bridge` uses these for clients that exist in one colour only; nothing else in the package crosses. The
+:mod:`ambidex.bridge` uses these for clients that exist in one colour only, and the runtime of synchronous callers for
+what an application gives in asynchronous form (an embedder, say); nothing else in the package crosses. The
 invariants: what runs on the loop thread belongs to it for good, so a client made there is never seen by another loop;
 a caller that gives up cancels its work there; a forked child starts a thread of its own.
 """
@@ -19,7 +20,7 @@ from ambidex.core.runtime import remaining
 from ambidex.errors import DeadlineExceeded, NestedCheckout
 from ambidex.runtime.process import ForkLock, reset_after_fork
 
-__all__ = ["LoopThread", "WorkerThreads"]
+__all__ = ["LOOP_THREAD", "LoopThread", "WorkerThreads"]
 
 T = TypeVar("T")
 
@@ -45,16 +46,18 @@ class LoopThread:
             NestedCheckout: this is the loop's own thread, which would wait for itself.
         """
         if threading.current_thread() is self._thread:
-            raise NestedCheckout("a bridged client was called synchronously from its own loop thread; await it there")
+            raise NestedCheckout(
+                "what runs on the loop thread of synchronous callers called it synchronously itself; await it there"
+            )
         future = asyncio.run_coroutine_threadsafe(_awaited(call), self._running())
         try:
-            return future.result(max(0.0, remaining(until)))
+            return future.result(min(max(0.0, remaining(until)), threading.TIMEOUT_MAX))
         except concurrent.futures.TimeoutError:
             if future.done() and not future.cancelled():
                 return future.result()  # it ended in this moment, or raised a TimeoutError of its own
             future.cancel()
             raise DeadlineExceeded(
-                "the deadline passed while a bridged client worked; its work was cancelled"
+                "the deadline passed while asynchronous code worked for a synchronous caller; its work was cancelled"
             ) from None
         except BaseException:
             future.cancel()
@@ -76,6 +79,10 @@ class LoopThread:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+
+
+LOOP_THREAD = LoopThread()
+"""One for all of the process: an idle loop costs a thread."""
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ambidex.core.codec import decode, encode
-from ambidex.core.messages import Tokeniser, text_of, tokens_of
+from ambidex.core.messages import Count, counted_text, text_of
 from ambidex.stores.conversation_streams import Streams
 
-__all__ = ["count", "merge_metadata", "read_metadata"]
+__all__ = ["merge_metadata", "read_metadata", "statistics"]
 
 
 async def merge_metadata(streams: Streams, name: str, values: Mapping[str, Any]) -> None:
@@ -36,17 +36,17 @@ async def read_metadata(streams: Streams, name: str) -> dict[str, Any]:
     return {} if stored is None else dict(decode(stored))
 
 
-async def count(streams: Streams, name: str, count_tokens: Tokeniser) -> dict[str, Any] | None:
+async def statistics(streams: Streams, name: str, count: Count) -> dict[str, Any] | None:
     """Count the messages of a conversation, their roles, characters and tokens; None where there is none."""
     entries = await streams.current(name)
     if not entries and not await streams.log.tail(streams.now + name, 1):
         return None
-    texts = [text_of(entry.message) for entry in entries if entry.message is not None]
+    messages = [entry.message for entry in entries if entry.message is not None]
     return {
-        "messages": len(texts),
-        "by_role": dict(Counter(entry.message["role"] for entry in entries if entry.message is not None)),
-        "characters": sum(map(len, texts)),
-        "tokens": sum([await tokens_of(text, count_tokens) for text in texts]),
+        "messages": len(messages),
+        "by_role": dict(Counter(message["role"] for message in messages)),
+        "characters": sum(len(text_of(message)) for message in messages),
+        "tokens": sum([await count(counted_text(message)) for message in messages]),
         "first_at": _moment(entries[0].at) if entries else None,
         "last_at": _moment(entries[-1].at) if entries else None,
     }

@@ -6,7 +6,7 @@ reads, they are read again.
 
 from __future__ import annotations
 
-from ambidex.core.messages import Message, Tokeniser, leading_system, newest_within, text_of, tokens_of
+from ambidex.core.messages import Count, Message, counted_text, leading_system, newest_within
 from ambidex.errors import InvalidQuery
 from ambidex.stores.conversation_streams import Entry, Streams, unpack
 
@@ -32,9 +32,7 @@ def checked_window(last: int | None, tokens: int | None) -> int:
     return last
 
 
-async def read_window(
-    streams: Streams, name: str, last: int, tokens: int | None, count_tokens: Tokeniser
-) -> list[Message] | None:
+async def read_window(streams: Streams, name: str, last: int, tokens: int | None, count: Count) -> list[Message] | None:
     """Return the system prompt and the newest messages, or None where there is no such conversation.
 
     Args:
@@ -42,18 +40,18 @@ async def read_window(
         name: its escaped name.
         last: how many messages at most, beside the system prompt.
         tokens: how many tokens at most, the system prompt included.
-        count_tokens: says how many tokens a text takes.
+        count: says how many tokens a text takes.
     """
     while True:
-        newest, complete = await _newest(streams, name, last, tokens, count_tokens)
+        newest, complete = await _newest(streams, name, last, tokens, count)
         if newest is None:
             return None
         if complete is not None:
-            return await _fit(complete, newest, last, tokens, count_tokens)
+            return await _fit(complete, newest, last, tokens, count)
 
 
 async def _newest(
-    streams: Streams, name: str, last: int, tokens: int | None, count_tokens: Tokeniser
+    streams: Streams, name: str, last: int, tokens: int | None, count: Count
 ) -> tuple[list[Entry] | None, list[Message] | None]:
     """Return the newest entries, and the system prompt; instead of it None if a save came between the two reads."""
     size = last if tokens is None else min(last, 32)
@@ -67,7 +65,7 @@ async def _newest(
             return behind, leading_system(entry.message for entry in behind if entry.message is not None)
         enough = len(newest) < size or size >= last
         if not enough and tokens is not None:
-            fitting = await newest_within([e.message for e in newest if e.message], tokens, count_tokens)
+            fitting = await newest_within([e.message for e in newest if e.message], tokens, count)
             enough = fitting < len(newest)
         if enough:
             break
@@ -91,13 +89,13 @@ async def _beginning(streams: Streams, name: str) -> tuple[int, list[Message]]:
 
 
 async def _fit(
-    prompt: list[Message], newest: list[Entry], last: int, tokens: int | None, count_tokens: Tokeniser
+    prompt: list[Message], newest: list[Entry], last: int, tokens: int | None, count: Count
 ) -> list[Message]:
     messages = [entry.message for entry in newest if entry.message is not None]
     if messages[: len(prompt)] == prompt:
         messages = messages[len(prompt) :]
     messages = messages[-last:]
     if tokens is not None:
-        left = tokens - sum([await tokens_of(text_of(message), count_tokens) for message in prompt])
-        messages = messages[len(messages) - await newest_within(messages, left, count_tokens) :]
+        left = tokens - sum([await count(counted_text(message)) for message in prompt])
+        messages = messages[len(messages) - await newest_within(messages, left, count) :]
     return [*prompt, *messages]

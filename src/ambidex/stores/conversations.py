@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Self
 from uuid import uuid4
 
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.keys import escape, unescape
-from ambidex.core.messages import Message, Tokeniser, check_messages, estimate_tokens, text_of
+from ambidex.core.messages import Message, Tokeniser, check_messages, counting, estimate_tokens, text_of
 from ambidex.core.ports import IndexItem
 from ambidex.core.runtime import one_deadline, partly_applied
 from ambidex.errors import AlreadyExists, ConfigurationError, InvalidKey, InvalidQuery, NotFound
-from ambidex.stores.conversation_metadata import count, merge_metadata, read_metadata
+from ambidex.stores.conversation_metadata import merge_metadata, read_metadata, statistics
 from ambidex.stores.conversation_streams import Streams, millis
 from ambidex.stores.conversation_windows import MOST, checked_window, read_window
 from ambidex.stores.kv import ttl_to_ms
@@ -49,6 +50,7 @@ class Conversations(Store):
     ) -> None:
         self._scopes = kv, log, search
         self._count_tokens = count_tokens or estimate_tokens
+        self._count = counting(self._count_tokens, log.runtime)
         self._timeout = log.timeout
         self._streams = Streams(kv, log)
         self._index = None if search is None else Index(search)
@@ -147,9 +149,19 @@ class Conversations(Store):
     @operation
     @one_deadline
     async def delete(self, chat_id: str) -> bool:
-        """Delete a conversation with its metadata and its previous one; True if it existed."""
+        """Delete a conversation with its metadata, its previous one and what was indexed of it; True if it existed.
+
+        Raises:
+            AmbidexError: it, or its entries of the index, could not be deleted; delete it again.
+        """
         name = _name(chat_id)
         self._check_at_once("delete")
+        if not await self._unindex(chat_id):
+            return await self._drop(name)
+        with partly_applied():
+            return await self._drop(name)
+
+    async def _drop(self, name: str) -> bool:
         await self._streams.kv.delete_many([self._streams.meta + name])
         with partly_applied():
             await self._streams.log.drop(self._streams.previous + name)
@@ -258,7 +270,7 @@ class Conversations(Store):
             The messages, oldest first; None where there is no such conversation.
         """
         name, most = _name(chat_id), checked_window(last, tokens)
-        return await read_window(self._streams, name, most, tokens, self._count_tokens)
+        return await read_window(self._streams, name, most, tokens, self._count)
 
     @operation
     @one_deadline
@@ -314,10 +326,10 @@ class Conversations(Store):
         """Count a conversation; it is read whole.
 
         Returns:
-            ``messages``, ``by_role``, ``characters``, ``tokens`` (estimated by the tokeniser), and ``first_at`` and
-            ``last_at`` (aware datetimes, or None); None where there is no such conversation.
+            ``messages``, ``by_role``, ``characters``, ``tokens`` (by the tokeniser, calls of tools included),
+            and ``first_at`` and ``last_at`` (aware datetimes, or None); None where there is no such conversation.
         """
-        return await count(self._streams, _name(chat_id), self._count_tokens)
+        return await statistics(self._streams, _name(chat_id), self._count)
 
     # ---------------------------------------------------------------- inside
 
@@ -329,9 +341,22 @@ class Conversations(Store):
             return
         about = {"type": "conversation", "chat_id": chat_id, "timestamp": datetime.now(UTC).isoformat()}
         try:
-            await self._index.add_many([IndexItem(f"conversation:{uuid4().hex}", "", text, about)])
+            await self._index.add_many([IndexItem(_entries(chat_id) + uuid4().hex, "", text, about)])
         except Exception as error:
             _log.warning("the last answer of the conversation %r was not indexed: %s", chat_id, error)
+
+    async def _unindex(self, chat_id: str) -> int:
+        """Remove the entries of the index, because what was deleted must not be found; return how many there were."""
+        after = begin = _entries(chat_id)
+        removed = 0
+        while self._index is not None:
+            items = await self._index.list(_PAGE, after=after)
+            mine = [item.id for item in items if item.id.startswith(begin)]
+            removed += await self._index.remove(*mine)
+            if len(mine) < _PAGE:
+                break
+            after = mine[-1]
+        return removed
 
 
 class BlockingConversations(Blocking, Conversations):
@@ -354,6 +379,11 @@ def _name(chat_id: str) -> str:
     if chat_id == "":
         raise InvalidKey("a conversation needs a name: chat_id is empty")
     return escape(chat_id)
+
+
+def _entries(chat_id: str) -> str:
+    """Return with what the ids of a conversation's entries of the index begin: short, however long its name is."""
+    return f"conversation:{sha256(chat_id.encode()).hexdigest()[:32]}:"
 
 
 def _hours(ttl_hours: float | None) -> int | None:

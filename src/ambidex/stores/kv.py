@@ -200,7 +200,7 @@ class KeyValue(Store):
 
         Args:
             key: see :meth:`get`.
-            factory: a function, a coroutine function (asynchronous mode only), or the value itself.
+            factory: a function, a coroutine function, or the value itself.
             ttl: for a new value.
         """
         full = self._key(key)
@@ -214,7 +214,7 @@ class KeyValue(Store):
                 return there
             with off_the_clock():
                 value = factory() if callable(factory) else factory
-                value = await value if isawaitable(value) else value
+                value = await self._scope.runtime.awaited(value) if isawaitable(value) else value
             made = encode(value, self._max)
             if await self._port.put(full, made, ttl_to_ms(ttl), When.ABSENT):
                 return made
