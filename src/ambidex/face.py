@@ -73,6 +73,7 @@ class Face(Store):
             json_serializer=core.settings.json_serializer,
             embedder=core.embedder if capability is Capability.SEARCH else None,
             timeout=core.settings.timeout,
+            kinds=core.kinds,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 

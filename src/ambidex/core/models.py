@@ -31,7 +31,7 @@ from ambidex.core.spec import (
 )
 from ambidex.core.validating import is_pydantic, validate_nested, validator, why
 from ambidex.core.values import all_nested, nested, scalar, scalars
-from ambidex.errors import Corrupted, InvalidQuery, UnsupportedValue
+from ambidex.errors import ConfigurationError, Corrupted, InvalidQuery, UnsupportedValue
 
 __all__ = [
     "CreatedAt",
@@ -71,6 +71,26 @@ class Model(Generic[T]):
         self._made = frozenset(  # filled in when a record is stored, so an object may still lack them
             name for name in (self.spec.id, self.spec.version, self.spec.created_at, self.spec.updated_at) if name
         )
+
+    def claim(self, kinds: dict[str, Model[Any]]) -> None:
+        """Note this model as the one of its table, unless a class of another place and other fields is.
+
+        A class that was defined anew, or two that are given one ``__tablename__``, are meant; two that happen to have
+        one name are not.
+
+        Raises:
+            ConfigurationError: two classes would mix their records.
+        """
+        other = kinds.setdefault(self.spec.name, self)
+        if other is self or "__tablename__" in {**vars(self._origin), **vars(other._origin)}:
+            return
+        mine, its = (f"{origin.__module__}.{origin.__qualname__}" for origin in (self._origin, other._origin))
+        field = _misfit(self._fields, other._fields) or _misfit(other._fields, self._fields)
+        if mine != its and field is not None:
+            raise ConfigurationError(
+                f"{mine} and {its} would both be kept as {self.spec.name!r}, and {field!r} does not fit both; "
+                "set __tablename__ in one of them"
+            )
 
     def to_row(self, obj: T, serializer: Serializer | None = None) -> dict[str, Any]:
         """Return the object's fields in stored form: scalars of their field's type, everything nested JSON-shaped.
@@ -286,6 +306,14 @@ def _shape(cls: type) -> Callable[[Mapping[str, Any]], Any] | None:
     if all(name == written for name, written in names.items()):
         return None
     return lambda row: {names[name]: value for name, value in row.items()}
+
+
+def _misfit(mine: Mapping[str, Field], its: Mapping[str, Field]) -> str | None:
+    """Return a field of which the other class could not read the records, or None."""
+    for name, field in mine.items():
+        if its[name].kind is not field.kind if name in its else field.required and not field.nullable:
+            return name
+    return None
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

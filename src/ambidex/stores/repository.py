@@ -65,7 +65,8 @@ class Repository(Store, Generic[T]):
         model: the class; a subclass of ``Repository[User]`` knows it already.
 
     Raises:
-        ConfigurationError: the class is no model, or has a field that cannot be kept.
+        ConfigurationError: the class is no model, has a field that cannot be kept, or has the name of another one,
+            of other fields, that this storage keeps already.
     """
 
     _declared: type[Any] | None = None
@@ -87,6 +88,7 @@ class Repository(Store, Generic[T]):
         blocking = isinstance(self, Blocking)
         self._scope = storage if isinstance(storage, Scope) else storage.scope(Capability.RECORDS, blocking=blocking)
         self._model: Model[T] = model_of(cls)
+        self._model.claim(self._scope.kinds)
         self._spec = self._model.spec
         self._space = Space(self._spec, self._scope.tenant)
         self._port = self._scope.leaf.records
