@@ -57,8 +57,10 @@ class Face(Store):
         self._tenant = tenant
 
     def __repr__(self) -> str:
+        settings = self._core.settings
+        places = "".join(f", {name}={place.display!r}" for name, place in settings.overrides.items())
         tenant = f", tenant={self._tenant!r}" if self._tenant else ""
-        return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
+        return f"{type(self).__name__}({settings.url.display!r}{places}{tenant})"
 
     def scope(self, capability: Capability, *, blocking: bool) -> stores.Scope:
         """Return the ports for a capability in one mode; repositories and other stores are made from this."""

@@ -123,6 +123,14 @@ def _placed(module: str, table: str | None = None, **fields: Any) -> type[Any]:
     return make_dataclass("Order", [("id", str), *fields.items()], namespace={"__module__": module, **named})
 
 
+def test_a_repository_is_made_from_a_storage() -> None:
+    wrong: Any = "memory://"
+    with pytest.raises(ConfigurationError, match=r"from a storage, .* not from a str"):
+        Things(wrong)
+    with pytest.raises(ConfigurationError, match="needs a model"):
+        Repository(UnifiedStorage("memory://"))
+
+
 def test_two_classes_of_one_name_do_not_mix_their_records() -> None:
     storage = UnifiedStorage("memory://")
     storage.repository(_placed("shop", total=int))

@@ -86,7 +86,7 @@ class Repository(Store, Generic[T]):
         if cls is None:
             raise ConfigurationError(f"{type(self).__name__} needs a model: subclass Repository[YourModel] or pass it")
         blocking = isinstance(self, Blocking)
-        self._scope = storage if isinstance(storage, Scope) else storage.scope(Capability.RECORDS, blocking=blocking)
+        self._scope = storage if isinstance(storage, Scope) else _scope_of(storage, blocking)
         self._model: Model[T] = model_of(cls)
         self._model.claim(self._scope.kinds)
         self._spec = self._model.spec
@@ -434,6 +434,15 @@ class DetectingRepository(Detecting, Repository[T]):
     def with_deleted(self) -> Self:
         """See :meth:`Repository.with_deleted`."""
         return type(self)(self._aio.with_deleted(), self._sync.with_deleted())
+
+
+def _scope_of(storage: ScopeSource, blocking: bool) -> Scope:
+    source = getattr(storage, "scope", None)
+    if source is None:
+        raise ConfigurationError(
+            f"a repository is made from a storage, e.g. UnifiedStorage(url), not from a {type(storage).__name__}"
+        )
+    return storage.scope(Capability.RECORDS, blocking=blocking)
 
 
 def _limit(limit: int | None) -> int | None:
