@@ -63,7 +63,8 @@ def test_servers_are_not_needed_to_make_one() -> None:
     storage = UnifiedStorage("redis://nobody:hunter2@127.0.0.1:1/0", records="postgresql://u:hunter2@127.0.0.1:1/x")
     assert "hunter2" not in repr(storage)
     assert "hunter2" not in repr(storage.sync) + repr(storage.aio) + repr(storage.settings)
-    assert repr(storage) == "UnifiedStorage('redis://nobody:***@127.0.0.1:1/0')"
+    places = "'redis://nobody:***@127.0.0.1:1/0', records='postgresql://u:***@127.0.0.1:1/x'"
+    assert repr(storage) == f"UnifiedStorage({places})"
     assert "acme" in repr(storage.tenant("acme"))
 
 

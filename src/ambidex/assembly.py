@@ -49,6 +49,7 @@ class Core:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.kinds: dict[str, Any] = {}
         self._backends: dict[BackendUrl, Backend] = {}
         self._leaves: dict[tuple[int, bool], Leaf] = {}
         self._deferring: dict[tuple[int, bool], Leaf] = {}

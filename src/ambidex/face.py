@@ -57,8 +57,10 @@ class Face(Store):
         self._tenant = tenant
 
     def __repr__(self) -> str:
+        settings = self._core.settings
+        places = "".join(f", {name}={place.display!r}" for name, place in settings.overrides.items())
         tenant = f", tenant={self._tenant!r}" if self._tenant else ""
-        return f"{type(self).__name__}({self._core.settings.url.display!r}{tenant})"
+        return f"{type(self).__name__}({settings.url.display!r}{places}{tenant})"
 
     def scope(self, capability: Capability, *, blocking: bool) -> stores.Scope:
         """Return the ports for a capability in one mode; repositories and other stores are made from this."""
@@ -73,6 +75,7 @@ class Face(Store):
             json_serializer=core.settings.json_serializer,
             embedder=core.embedder if capability is Capability.SEARCH else None,
             timeout=core.settings.timeout,
+            kinds=core.kinds,
         )
         return scope.for_tenant(self._tenant) if self._tenant else scope
 

@@ -1,5 +1,6 @@
 """The codec alone: round trips under random data, refusals with the path of the part, and bytes that are not ours."""
 
+import enum
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pydantic
 import pytest
+import sqlmodel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +162,10 @@ def test_a_class_name_in_stored_data_decides_nothing() -> None:
     assert decode(encode(value)) == value
 
 
+class _Kind(enum.Enum):
+    ONE = 1
+
+
 class _Inner(pydantic.BaseModel):
     at: datetime
 
@@ -180,6 +186,54 @@ def test_models_stand_inside_each_other() -> None:
     plain = to_plain(value)
     assert plain["outer"]["inner"] == {"at": datetime(2024, 1, 1, tzinfo=UTC)}
     assert decode(encode([value, value])) == [plain, plain]
+
+
+class _Table(sqlmodel.SQLModel, table=True):
+    id: str = sqlmodel.Field(default="", primary_key=True)
+    number: int = 1
+
+
+class _Shown(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    at: datetime = datetime(2024, 1, 1, tzinfo=UTC)
+    kinds: tuple[_Kind, ...] = (_Kind.ONE,)
+    hidden: str = pydantic.Field("", exclude=True)
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def year(self) -> int:
+        return self.at.year
+
+    @pydantic.field_serializer("at")
+    def show(self, at: datetime) -> str:
+        return f"in {at:%Y}"
+
+
+class _More(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [_Table(number=2), _Shown(hidden="h"), _More.model_validate({"x": [1]}), pydantic.RootModel[list[int]]([1])],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_pydantic_model_comes_back_as_it_was_and_not_as_it_shows_itself(value: Any) -> None:
+    assert decode(encode(value), type(value)) == value
+    assert decode(encode({"in": [value]})) == {"in": [to_plain(value)]}
+
+
+def test_a_pydantic_model_that_contains_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(UnsupportedValue, match="containing itself"):
+        encode(_More.model_validate({"loop": loop}))
+
+
+def test_what_does_not_fit_is_told_without_its_value() -> None:
+    with pytest.raises(Corrupted, match="number") as caught:
+        decode(encode({"number": "sesame"}), _Table)
+    assert "sesame" not in str(caught.value)
 
 
 def test_a_value_that_does_not_fit_its_model_is_corrupted() -> None:

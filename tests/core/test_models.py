@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
@@ -255,6 +255,59 @@ def test_what_a_pydantic_model_takes_beyond_its_fields_is_refused() -> None:
         model.to_row(more)
     with pytest.raises(UnsupportedValue, match="'colour', which it has no field for"):
         model.to_rows([Open(id="b"), more])
+
+
+def test_a_subclass_is_taken_where_nothing_of_it_is_lost() -> None:
+    class Same(Base):
+        def shout(self) -> str:
+            return "!"
+
+    model = model_of(Base)
+    for _again in range(2):
+        assert model.to_row(Same(UserId(1), "a")) == {"id": 1, "note": "a"}
+        assert model.to_rows([Base(UserId(2)), Same(UserId(1), "a")])[1] == {"id": 1, "note": "a"}
+        for write in (model.to_row, lambda obj: model.to_rows([Base(UserId(1)), obj])):
+            with pytest.raises(UnsupportedValue, match=r"Derived has fields that Base has not \(amounts, .*lost"):
+                write(Derived(UserId(1)))
+
+
+def test_nested_pydantic_models_are_kept_by_their_fields_and_not_as_they_show_themselves() -> None:
+    class Part(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+        at: datetime = datetime(2024, 1, 1, tzinfo=UTC)
+        hidden: str = pydantic.Field("x", exclude=True)
+        mood: tuple[Mood, ...] = (Mood.GOOD,)
+
+        @pydantic.computed_field  # type: ignore[prop-decorator]
+        @property
+        def year(self) -> int:
+            return self.at.year
+
+        @pydantic.field_serializer("at")
+        def show(self, at: datetime) -> str:
+            return f"in {at:%Y}"
+
+    class Table(sqlmodel.SQLModel):
+        parts: list[str] = []
+
+    class Whole(pydantic.BaseModel):
+        id: str = "a"
+        parts: dict[str, Part] = {"k": Part(hidden="h")}
+        root: pydantic.RootModel[list[int]] = pydantic.RootModel[list[int]]([1])
+
+    for made in (Whole(), dataclasses.make_dataclass("Held", [("part", Part), ("table", Table), ("id", str, "a")])):
+        given: Any = made if isinstance(made, Whole) else made(Part(hidden="h"), Table(parts=["x"]))
+        _round_trip(given)
+
+
+def test_what_does_not_fit_inside_is_told_without_its_value() -> None:
+    class Part(pydantic.BaseModel):
+        number: int
+
+    held: Any = dataclasses.make_dataclass("Held", [("part", Part), ("id", str, "a")])
+    with pytest.raises(Corrupted, match=r"number: Input should be a valid integer.*\$\.part") as caught:
+        model_of(held).from_row({"part": {"number": "sesame"}, "id": "a"})
+    assert "sesame" not in str(caught.value)
 
 
 def test_an_int_id_must_be_given() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ambidex import UnifiedStorage
 from ambidex.core.ports import Hit
-from ambidex.errors import Unavailable
+from ambidex.errors import InvalidQuery, Unavailable
 from ambidex.stores.cache import QueryCache
 from tests.stores.conftest import EMBEDDED, Run, open_place
 from tests.torture.sqlite import command
@@ -170,6 +170,12 @@ def test_forgetting_by_glob(run: Run) -> None:
         assert await s.invalidate_cache() == 0
 
     run(body)
+
+
+def test_a_pattern_is_text() -> None:
+    wrong: Any = 5
+    with pytest.raises(InvalidQuery, match="pattern"):
+        UnifiedStorage("memory://").invalidate_cache(wrong)
 
 
 def test_the_cache_is_bounded_and_forgets_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

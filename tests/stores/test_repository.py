@@ -118,6 +118,37 @@ def test_json_serializer_writes_nested_data(url: str) -> None:
     storage.close()
 
 
+def _placed(module: str, table: str | None = None, **fields: Any) -> type[Any]:
+    named = {} if table is None else {"__tablename__": table}
+    return make_dataclass("Order", [("id", str), *fields.items()], namespace={"__module__": module, **named})
+
+
+def test_a_repository_is_made_from_a_storage() -> None:
+    wrong: Any = "memory://"
+    with pytest.raises(ConfigurationError, match=r"from a storage, .* not from a str"):
+        Things(wrong)
+    with pytest.raises(ConfigurationError, match="needs a model"):
+        Repository(UnifiedStorage("memory://"))
+
+
+def test_two_classes_of_one_name_do_not_mix_their_records() -> None:
+    storage = UnifiedStorage("memory://")
+    storage.repository(_placed("shop", total=int))
+    message = (
+        r"^army\.Order and shop\.Order would both be kept as 'order', and '{}' does not fit both; set __tablename__"
+    )
+    for misfit, fields in (("total", {"total": str}), ("rank", {"rank": str, "total": int}), ("total", {})):
+        with pytest.raises(ConfigurationError, match=message.format(misfit)):
+            storage.repository(_placed("army", **fields))
+        with pytest.raises(ConfigurationError, match="army"):
+            storage.tenant("x").aio.repository(_placed("army", **fields))
+    storage.repository(_placed("army", "army_orders", rank=str))
+    storage.repository(_placed("army", "order", rank=str))  # somebody means it
+    storage.repository(_placed("army", total=int, note=(str | None)))  # fits
+    storage.repository(_placed("shop", total=str))  # the same one, defined anew
+    UnifiedStorage("memory://").repository(_placed("army", rank=str))
+
+
 class Things(Repository[Any]):
     """A user's own repository, written once."""
 

@@ -13,6 +13,7 @@ decides what code runs.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 import struct
 from array import array
@@ -25,6 +26,7 @@ from uuid import UUID
 import msgspec
 
 from ambidex.core.ports import Stored
+from ambidex.core.validating import is_pydantic, validate_nested, validator, why
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 
 __all__ = [
@@ -381,10 +383,10 @@ _NATIVE = (datetime, date, time, timedelta, Decimal, UUID, bytes)
 def is_model(cls: type) -> bool:
     """Tell whether values of ``cls`` are stored as the data of their fields."""
     return (
-        dataclasses.is_dataclass(cls)
+        hasattr(cls, "__pydantic_core_schema__")  # first, because pydantic's classes are slow to say no to the others
+        or dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)
         or hasattr(cls, "__attrs_attrs__")
-        or hasattr(cls, "__pydantic_core_schema__")
     )
 
 
@@ -414,10 +416,9 @@ def to_plain(model: Any) -> Any:
     Raises:
         UnsupportedValue: a field's type has no plain form.
     """
-    dump = getattr(model, "model_dump", None)
-    if dump is not None and hasattr(type(model), "__pydantic_core_schema__"):
-        return _enum_values(dump(mode="python"))
     try:
+        if is_pydantic(type(model)):
+            return _plain_fields(model)
         return msgspec.to_builtins(model, builtin_types=_NATIVE, enc_hook=_nested)
     except RecursionError:
         raise UnsupportedValue(f"{type(model).__name__}: nested too deep (or containing itself)") from None
@@ -432,29 +433,51 @@ def _nested(value: Any) -> Any:
     raise TypeError(_why_not(value))
 
 
-def _enum_values(value: Any) -> Any:
-    """Replace enum members, which pydantic keeps in Python mode, by their values."""
-    import enum
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID))
+_MANY_PLAIN = frozenset((list, tuple, set, frozenset))
 
+
+def _plain_fields(model: Any) -> Any:
+    """Return what a pydantic model holds, not what it shows.
+
+    ``model_dump`` adds computed fields, leaves out what is excluded and writes as serializers say: that is made for
+    readers, and not always such that the model can be made of it again.
+    """
+    cls, held = type(model), model.__dict__
+    names = cls.__pydantic_fields__
+    values = {name: held[name] for name in names if name in held}
+    if len(values) < len(names):  # SQLAlchemy loads some of a table's when they are asked for
+        values |= {name: getattr(model, name) for name in names if name not in values and hasattr(model, name)}
+    if getattr(cls, "__pydantic_root_model__", False):
+        return _plain(values["root"])
+    more = getattr(model, "__pydantic_extra__", None)
+    if more:
+        values |= more
+    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with the members of enumerations replaced by their values, and models by their fields."""
+    cls = type(value)
+    if cls in _PLAIN:
+        return value
+    if cls is dict:
+        if _PLAIN.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, value.values())):
+            return value
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if cls in _MANY_PLAIN:
+        return value if _PLAIN.issuperset(map(type, value)) else cls(map(_plain, value))
     if isinstance(value, enum.Enum):
         return value.value
-    if type(value) is dict:
-        return {key: _enum_values(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_enum_values(item) for item in value]
-    return value
+    if is_pydantic(cls):
+        return _plain_fields(value)
+    return to_plain(value) if is_model(cls) else value
 
 
 def _to_model(value: Any, model: type[Any]) -> Any:
-    validate = getattr(model, "model_validate", None)
     try:
-        if validate is not None:
-            return validate(value, by_name=True)
-        return msgspec.convert(value, type=model, dec_hook=_convert)
+        if is_pydantic(model):
+            return validator(model)(value)
+        return msgspec.convert(value, type=model, dec_hook=validate_nested)
     except (msgspec.ValidationError, ValueError, TypeError) as error:
-        raise Corrupted(f"a stored value does not fit {getattr(model, '__name__', model)}: {error}") from None
-
-
-def _convert(kind: type[Any], value: Any) -> Any:
-    """Validate a pydantic model that stands inside a dataclass or Struct."""
-    return value if isinstance(value, kind) else _to_model(value, kind)
+        raise Corrupted(f"a stored value does not fit {getattr(model, '__name__', model)}: {why(error)}") from None

@@ -20,9 +20,10 @@ from uuid import UUID
 import msgspec
 
 from ambidex.core.spec import CreatedAt, DeletedAt, Field, Id, Indexed, Kind, RecordSpec, Unique, UpdatedAt, Version
+from ambidex.core.validating import is_pydantic
 from ambidex.errors import ConfigurationError
 
-__all__ = ["annotations_of", "derive", "is_pydantic", "origin_of"]
+__all__ = ["annotations_of", "derive", "field_names", "origin_of"]
 
 _KINDS: dict[type, Kind] = {
     str: Kind.TEXT,
@@ -61,11 +62,6 @@ class _Raw(NamedTuple):
     annotation: Any
     marks: tuple[Any, ...]
     required: bool
-
-
-def is_pydantic(cls: Any) -> bool:
-    """Tell whether a class is a pydantic model (SQLModel's are)."""
-    return hasattr(cls, "__pydantic_core_schema__") and hasattr(cls, "model_validate")
 
 
 def origin_of(cls: Any) -> type:
@@ -143,6 +139,11 @@ def _substitute(hint: Any, given: dict[Any, Any]) -> Any:
         return given.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
     return hint[tuple(given.get(p, p) for p in parameters)] if given and parameters else hint
+
+
+def field_names(cls: Any) -> set[str]:
+    """Return the names of a model class's fields."""
+    return {raw.name for raw in _raw_fields(cls)}
 
 
 def _class_name(cls: Any) -> str:

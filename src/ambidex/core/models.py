@@ -8,8 +8,6 @@ backend returns unchanged, and an object that could not be made from its row aga
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -17,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from ambidex.core.derive import annotations_of, derive, is_pydantic, origin_of
+from ambidex.core.derive import annotations_of, derive, field_names, origin_of
 from ambidex.core.ids import uuid7s
 from ambidex.core.spec import (
     CreatedAt,
@@ -31,8 +29,9 @@ from ambidex.core.spec import (
     UpdatedAt,
     Version,
 )
+from ambidex.core.validating import is_pydantic, validate_nested, validator, why
 from ambidex.core.values import all_nested, nested, scalar, scalars
-from ambidex.errors import Corrupted, InvalidQuery, UnsupportedValue
+from ambidex.errors import ConfigurationError, Corrupted, InvalidQuery, UnsupportedValue
 
 __all__ = [
     "CreatedAt",
@@ -65,12 +64,33 @@ class Model(Generic[T]):
         self._fields = {field.name: field for field in self.spec.fields}
         self._optional = tuple(f.name for f in self.spec.fields if not f.required and not f.nullable)
         self._many = types.GenericAlias(list, (cls,))
-        self._validate = _validator(cls) if is_pydantic(cls) else self._convert
+        self._validate = validator(cls) if is_pydantic(cls) else self._convert
         self._shape = _shape(self._origin)
+        self._accepted: set[type] = {self._origin}
         self._takes_more = is_pydantic(cls) and cast("Any", cls).model_config.get("extra") == "allow"
         self._made = frozenset(  # filled in when a record is stored, so an object may still lack them
             name for name in (self.spec.id, self.spec.version, self.spec.created_at, self.spec.updated_at) if name
         )
+
+    def claim(self, kinds: dict[str, Model[Any]]) -> None:
+        """Note this model as the one of its table, unless a class of another place and other fields is.
+
+        A class that was defined anew, or two that are given one ``__tablename__``, are meant; two that happen to have
+        one name are not.
+
+        Raises:
+            ConfigurationError: two classes would mix their records.
+        """
+        other = kinds.setdefault(self.spec.name, self)
+        if other is self or "__tablename__" in {**vars(self._origin), **vars(other._origin)}:
+            return
+        mine, its = (f"{origin.__module__}.{origin.__qualname__}" for origin in (self._origin, other._origin))
+        field = _misfit(self._fields, other._fields) or _misfit(other._fields, self._fields)
+        if mine != its and field is not None:
+            raise ConfigurationError(
+                f"{mine} and {its} would both be kept as {self.spec.name!r}, and {field!r} does not fit both; "
+                "set __tablename__ in one of them"
+            )
 
     def to_row(self, obj: T, serializer: Serializer | None = None) -> dict[str, Any]:
         """Return the object's fields in stored form: scalars of their field's type, everything nested JSON-shaped.
@@ -82,8 +102,8 @@ class Model(Generic[T]):
         Raises:
             UnsupportedValue: the object is not of the class, or a value in it has no form that all backends keep.
         """
-        if not isinstance(obj, self._origin):
-            raise UnsupportedValue(f"a {self.name} is needed, not {type(obj).__name__}")
+        if type(obj) not in self._accepted:
+            self._accept(type(obj))
         if self._takes_more:
             self._refuse_more(obj)
         return {name: self._value(field, getattr(obj, name), serializer) for name, field in self._fields.items()}
@@ -102,8 +122,8 @@ class Model(Generic[T]):
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _columns(self, objs: Sequence[T], serializer: Serializer | None) -> list[Sequence[Any]]:
-        if not all(issubclass(kind, self._origin) for kind in set(map(type, objs))):
-            raise UnsupportedValue(f"objects of {self.name} are needed")
+        for kind in set(map(type, objs)) - self._accepted:
+            self._accept(kind)
         if self._takes_more:
             for obj in objs:
                 self._refuse_more(obj)
@@ -118,6 +138,18 @@ class Model(Generic[T]):
             else:
                 columns.append(scalars(field.kind, column, where))
         return columns
+
+    def _accept(self, kind: type) -> None:
+        """Take objects of a class for ones of this model, or refuse them: what a subclass adds would be lost."""
+        if not issubclass(kind, self._origin):
+            raise UnsupportedValue(f"a {self.name} is needed, not {kind.__name__}")
+        more = sorted(field_names(kind) - self._fields.keys())
+        if more:
+            raise UnsupportedValue(
+                f"{kind.__name__} has fields that {self.name} has not ({', '.join(more)}), and they would be lost; "
+                f"use a repository of {kind.__name__}, or make a {self.name} of it"
+            )
+        self._accepted.add(kind)
 
     def _refuse_more(self, obj: Any) -> None:
         """Refuse what a pydantic model with ``extra="allow"`` holds beyond its fields: it has no column."""
@@ -149,7 +181,7 @@ class Model(Generic[T]):
         try:
             return self._validate(self._without_gaps(row))
         except (msgspec.ValidationError, ValueError, TypeError) as error:
-            raise Corrupted(f"a stored record does not fit {self.name}: {_short(error)}") from None
+            raise Corrupted(f"a stored record does not fit {self.name}: {why(error)}") from None
 
     def _without_gaps(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in self._optional:
@@ -200,7 +232,7 @@ class Model(Generic[T]):
             try:
                 self._check_field(name, stored)
             except (msgspec.ValidationError, ValueError, TypeError) as error:
-                raise UnsupportedValue(f"{self.name}.{name}: {_short(error)}") from None
+                raise UnsupportedValue(f"{self.name}.{name}: {why(error)}") from None
         return row
 
     def _check_field(self, name: str, value: Any) -> None:
@@ -227,7 +259,7 @@ class Model(Generic[T]):
 
     @staticmethod
     def _converted(value: Any, kind: Any) -> Any:
-        return msgspec.convert(value, type=kind, dec_hook=_validate_nested, str_keys=True)
+        return msgspec.convert(value, type=kind, dec_hook=validate_nested, str_keys=True)
 
     def with_ids(self, rows: Iterable[dict[str, Any]]) -> None:
         """Give new ids to the rows that have none: UUIDv7 for UUID and text ids."""
@@ -255,13 +287,6 @@ def model_of(cls: type[T]) -> Model[T]:
     return cast("Model[T]", _models(cls))
 
 
-def _validator(cls: Any) -> Callable[[Any], Any]:
-    """Return what makes an object from a row; not strict, because enumerations are stored as their values."""
-    if "by_name" in inspect.signature(cls.model_validate).parameters:
-        return functools.partial(cls.model_validate, strict=False, by_name=True)
-    return functools.partial(cls.model_validate, strict=False)  # SQLModel, which has no aliases
-
-
 def _shape(cls: type) -> Callable[[Mapping[str, Any]], Any] | None:
     """Return what brings a row into the form that msgspec reads a Struct from, or None where it is a row's own.
 
@@ -283,25 +308,14 @@ def _shape(cls: type) -> Callable[[Mapping[str, Any]], Any] | None:
     return lambda row: {names[name]: value for name, value in row.items()}
 
 
+def _misfit(mine: Mapping[str, Field], its: Mapping[str, Field]) -> str | None:
+    """Return a field of which the other class could not read the records, or None."""
+    for name, field in mine.items():
+        if its[name].kind is not field.kind if name in its else field.required and not field.nullable:
+            return name
+    return None
+
+
 def _default(field: msgspec.structs.FieldInfo) -> Any:
     made = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     return msgspec.to_builtins(made)
-
-
-def _validate_nested(kind: type[Any], value: Any) -> Any:
-    """Make a pydantic model that stands inside a dataclass, Struct or attrs class."""
-    if isinstance(value, kind):
-        return value
-    validate = getattr(kind, "model_validate", None)
-    if validate is None:
-        raise TypeError(f"{kind!r} cannot be read back from JSON")
-    return validate(value, strict=False, by_name=True)
-
-
-def _short(error: Exception) -> str:
-    """Say what is wrong without the values of the record, which may be secret."""
-    core = sys.modules.get("pydantic_core")
-    if core is not None and isinstance(error, core.ValidationError):
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
-    return str(error)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ambidex.core.ports import Hit
+from ambidex.errors import InvalidQuery
 
 __all__ = ["QueryCache", "copies"]
 
@@ -84,7 +85,12 @@ class QueryCache:
         Args:
             pattern: ``*`` is any text, ``?`` any one character.
             tenant: only those of this tenant; "": of all.
+
+        Raises:
+            InvalidQuery: the pattern is no text.
         """
+        if pattern is not None and not isinstance(pattern, str):
+            raise InvalidQuery(f"a pattern is text, not {type(pattern).__name__}")
         # fnmatch's brackets are no part of the pattern language here
         glob = None if pattern is None else re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
         doomed = [

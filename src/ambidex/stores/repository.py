@@ -65,7 +65,8 @@ class Repository(Store, Generic[T]):
         model: the class; a subclass of ``Repository[User]`` knows it already.
 
     Raises:
-        ConfigurationError: the class is no model, or has a field that cannot be kept.
+        ConfigurationError: the class is no model, has a field that cannot be kept, or has the name of another one,
+            of other fields, that this storage keeps already.
     """
 
     _declared: type[Any] | None = None
@@ -85,8 +86,9 @@ class Repository(Store, Generic[T]):
         if cls is None:
             raise ConfigurationError(f"{type(self).__name__} needs a model: subclass Repository[YourModel] or pass it")
         blocking = isinstance(self, Blocking)
-        self._scope = storage if isinstance(storage, Scope) else storage.scope(Capability.RECORDS, blocking=blocking)
+        self._scope = storage if isinstance(storage, Scope) else _scope_of(storage, blocking)
         self._model: Model[T] = model_of(cls)
+        self._model.claim(self._scope.kinds)
         self._spec = self._model.spec
         self._space = Space(self._spec, self._scope.tenant)
         self._port = self._scope.leaf.records
@@ -432,6 +434,15 @@ class DetectingRepository(Detecting, Repository[T]):
     def with_deleted(self) -> Self:
         """See :meth:`Repository.with_deleted`."""
         return type(self)(self._aio.with_deleted(), self._sync.with_deleted())
+
+
+def _scope_of(storage: ScopeSource, blocking: bool) -> Scope:
+    source = getattr(storage, "scope", None)
+    if source is None:
+        raise ConfigurationError(
+            f"a repository is made from a storage, e.g. UnifiedStorage(url), not from a {type(storage).__name__}"
+        )
+    return storage.scope(Capability.RECORDS, blocking=blocking)
 
 
 def _limit(limit: int | None) -> int | None:

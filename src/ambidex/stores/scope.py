@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ambidex.core.codec import DEFAULT_MAX_BYTES
 from ambidex.core.embedding import Embedder
@@ -19,6 +19,9 @@ from ambidex.core.runtime import Runtime
 from ambidex.errors import InvalidKey, TenantMismatch
 from ambidex.stores.cache import QueryCache
 from ambidex.stores.undecided import undecided
+
+if TYPE_CHECKING:  # a process without repositories imports no models
+    from ambidex.core.models import Model
 
 __all__ = ["Scope"]
 
@@ -38,6 +41,7 @@ class Scope:
         json_serializer: the application's own way to write nested data as JSON.
         embedder: what makes vectors of texts for the index; None: nothing does.
         timeout: seconds that an operation may take in all.
+        kinds: the model by table, of all that one storage object has met.
     """
 
     leaf: Leaf
@@ -50,6 +54,7 @@ class Scope:
     json_serializer: Callable[[Any], str | bytes] | None = None
     embedder: Embedder | None = None
     timeout: float = math.inf
+    kinds: dict[str, Model[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def for_tenant(self, tenant: str) -> Scope:
         """Return the same scope bound to a tenant.

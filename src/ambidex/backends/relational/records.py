@@ -22,6 +22,7 @@ __all__ = ["Column", "RecordsLeaf", "SqlRecords", "taken"]
 
 _AT_ONCE = 500
 _MIGRATE = "migrate with Alembic over ambidex.metadata()"
+_OTHER = "If the table is another model's of the same name, give this one a __tablename__"
 
 
 class Column(NamedTuple):
@@ -255,13 +256,13 @@ class SqlRecords:
             if (field.required and not field.nullable) or field.name == sql.spec.id:
                 raise ConfigurationError(
                     f"{where} is new and has no default, so stored records would lack it; "
-                    f"give it a default, or fill it in: {_MIGRATE}"
+                    f"give it a default, or fill it in: {_MIGRATE}. {_OTHER}"
                 )
             return f"ALTER TABLE {sql.table} {self._dialect.add_column} {sql.column(field, added=True)}"
         if column.type.upper() != wanted.upper():
             raise ConfigurationError(
                 f"{where} is {column.type} in the database, and the model wants {wanted}; "
-                f"change the model back, or convert the column: {_MIGRATE}"
+                f"change the model back, or convert the column: {_MIGRATE}. {_OTHER}"
             )
         if column.key != (field.name == sql.spec.id):
             raise ConfigurationError(
