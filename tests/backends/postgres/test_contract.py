@@ -11,7 +11,7 @@ from ambidex.testing.concurrency import ConcurrencyContract
 from ambidex.testing.contract import Contract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
-from ambidex.testing.records import RecordsConcurrencyContract, RecordsTransactionContract
+from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
 from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract
 from tests.services.handle import Service

@@ -12,7 +12,7 @@ from ambidex.testing.concurrency import ConcurrencyContract
 from ambidex.testing.contract import Contract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
-from ambidex.testing.records import RecordsConcurrencyContract
+from ambidex.testing.record_writers import RecordsConcurrencyContract
 from tests.services import Certificates, Proxy
 from tests.services.handle import Service
 
