@@ -86,6 +86,7 @@ class Client(ABC):
         self.timeout = shared.timeout
         self.clustered = self.target.mode == "cluster"
         self._one = _SENTINEL_MASTER if self.target.mode == "sentinel" else self.target.hosts[0]
+        self._round_trip = self._confirmed if self.target.wait_replicas else self._exchange
 
     @abstractmethod
     async def _dial(self, address: Address, until: float) -> Link:
@@ -111,7 +112,7 @@ class Client(ABC):
         if self.clustered:
             reply = await self._routed(packed, key, until, write)
         else:
-            reply = await self._exchange(self._one, packed, 1, until, write)
+            reply = await self._round_trip(self._one, packed, 1, until, write)
         if type(reply) is ReplyError:
             raise self._refusal(reply, self._one)
         return reply
@@ -126,10 +127,10 @@ class Client(ABC):
         if self.clustered:
             replies = await self._routed_many(commands, until, write)
         elif len(commands) == 1:
-            replies = [await self._exchange(self._one, commands[0][0], 1, until, write)]
+            replies = [await self._round_trip(self._one, commands[0][0], 1, until, write)]
         else:
             packed = b"".join([command[0] for command in commands])
-            replies = await self._exchange(self._one, packed, len(commands), until, write)
+            replies = await self._round_trip(self._one, packed, len(commands), until, write)
         for reply in replies:
             if type(reply) is ReplyError:
                 raise self._refusal(reply, self._one)
@@ -139,7 +140,7 @@ class Client(ABC):
         """Run commands as one MULTI block; not for a Cluster."""
         packed = b"".join((pack("MULTI"), *commands, pack("EXEC")))
         until = current_deadline(self.timeout)
-        *queued, results = await self._exchange(self._one, packed, len(commands) + 2, until, True)
+        *queued, results = await self._round_trip(self._one, packed, len(commands) + 2, until, True)
         for reply in (*queued, *(results if isinstance(results, list) else [results])):
             if isinstance(reply, ReplyError):
                 raise self._refusal(reply, self._one)
@@ -159,7 +160,29 @@ class Client(ABC):
     async def _send(self, packed: bytes, key: str, until: float, write: bool) -> Any:
         if self.clustered:
             return await self._routed(packed, key, until, write)
-        return await self._exchange(self._one, packed, 1, until, write)
+        return await self._round_trip(self._one, packed, 1, until, write)
+
+    async def _confirmed(self, node: Address, packed: bytes, count: int, until: float, write: bool) -> Any:
+        """As :meth:`_exchange`; a write has reached so many replicas as the URL asks for when this returns.
+
+        Raises:
+            OutcomeUnknown: it has not, in the time that the URL gives; a failover would lose it.
+        """
+        if not write:
+            return await self._exchange(node, packed, count, until, write)
+        wanted = self.target.wait_replicas
+        seconds = max(0.001, min(self.target.wait_timeout, remaining(until)))
+        waiting = pack("WAIT", wanted, round(seconds * 1000))
+        *replies, reached = await self._exchange(node, packed + waiting, count + 1, until, write)
+        if any(type(reply) is not ReplyError for reply in replies):  # else nothing was written
+            if type(reached) is ReplyError:
+                raise self._refusal(reached, node)
+            if reached < wanted:
+                raise OutcomeUnknown(
+                    f"{self._where(node)} has made a write that {reached} of {wanted} replicas have after {seconds:g} "
+                    "seconds; if it fails now, the write is lost"
+                )
+        return replies[0] if count == 1 else replies
 
     async def masters(self) -> tuple[Address, ...]:
         """Return the nodes that hold data, as they are now."""
@@ -194,9 +217,9 @@ class Client(ABC):
         for turn in range(_REDIRECTIONS):
             try:
                 if asking:
-                    _, reply = await self._exchange(node, pack("ASKING") + packed, 2, until, write)
+                    _, reply = await self._round_trip(node, pack("ASKING") + packed, 2, until, write)
                 else:
-                    reply = await self._exchange(node, packed, 1, until, write)
+                    reply = await self._round_trip(node, packed, 1, until, write)
             except (Unavailable, OutcomeUnknown, DeadlineExceeded):
                 self.shared.stale = True
                 raise
@@ -239,7 +262,7 @@ class Client(ABC):
         """Run commands on one node, and those that it redirects one by one."""
         packed = b"".join([command[0] for command in commands])
         try:
-            replies = await self._exchange(node, packed, len(commands), until, write)
+            replies = await self._round_trip(node, packed, len(commands), until, write)
         except (Unavailable, OutcomeUnknown, DeadlineExceeded):
             self.shared.stale = True
             raise

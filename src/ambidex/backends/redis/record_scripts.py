@@ -191,7 +191,7 @@ member for each, and the same for those to add. What was done is undone where a 
 
 APPLY_ONCE: Final = Script(
     _COMMON
-    + "if redis.call('EXISTS', KEYS[#KEYS]) == 1 then return {0} end\n"
+    + f"if redis.call('PEXPIRE', KEYS[#KEYS], {MARK_MS}) == 1 then return {{0}} end\n"
     + _STEPS
     + f"redis.call('SET', KEYS[#KEYS], 1, 'PX', {MARK_MS})\nreturn {{0}}\n"
 )

@@ -3,7 +3,8 @@
 The invariant: a value begins with eight bytes, one for its kind (1: bytes follow, 2: a 64-bit integer follows) and
 seven for its version, which the writer draws at random; plain GET and SET therefore read and write values, too. Lua
 knows only doubles, so integers are added as two halves of 32 bits, and nothing is ever converted to a number that a
-double cannot hold.
+double cannot hold. What is answered from the name of an operation gives that name its time anew: a write, without which
+WAIT would ask for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from typing import Final
 
 from ambidex.backends.redis.wire import Script
 
-__all__ = ["APPEND", "DELETE_ONCE", "DROP", "ENTRY", "EXPIRE", "INCR", "PERSIST", "SET_ONCE", "SWAP"]
+__all__ = [
+    "APPEND",
+    "DELETE_ONCE",
+    "DROP",
+    "ENTRY",
+    "EXPIRE",
+    "INCR",
+    "PERSIST",
+    "SET_ONCE",
+    "SWAP",
+    "TRIM_BEFORE",
+]
 
 ENTRY: Final = Script("return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}")
 """The value and its milliseconds left: -1 for ever, -2 absent."""
@@ -28,7 +40,10 @@ return 1
 
 SET_ONCE: Final = Script(
     """
-if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2]) then return 0 end
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2]) then
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+  return 0
+end
 if ARGV[3] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) else redis.call('SET', KEYS[1], ARGV[1]) end
 return 1
 """
@@ -37,7 +52,10 @@ return 1
 
 DELETE_ONCE: Final = Script(
     """
-if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) then return 0 end
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) then
+  redis.call('PEXPIRE', KEYS[2], ARGV[1])
+  return 0
+end
 return redis.call('UNLINK', KEYS[1])
 """
 )
@@ -56,7 +74,10 @@ INCR: Final = Script(
     """
 if KEYS[2] then
   local done = redis.call('GET', KEYS[2])
-  if done then return done end
+  if done then
+    redis.call('PEXPIRE', KEYS[2], ARGV[4])
+    return done
+  end
 end
 local old, sum = redis.call('GETRANGE', KEYS[1], 0, 16), ARGV[2]
 if old == '' then
@@ -90,7 +111,10 @@ APPEND: Final = Script(
     """
 if KEYS[3] then
   local done = redis.call('GET', KEYS[3])
-  if done then return tonumber(done) end
+  if done then
+    redis.call('PEXPIRE', KEYS[3], ARGV[3])
+    return tonumber(done)
+  end
 end
 local count = #ARGV - 3
 if ARGV[1] == '' and redis.call('EXISTS', KEYS[1]) == 0 then redis.call('PERSIST', KEYS[2]) end

@@ -39,6 +39,8 @@ _OPTIONS = (
     "ssl_certfile",
     "ssl_check_hostname",
     "ssl_keyfile",
+    "wait_replicas",
+    "wait_timeout",
 )
 
 
@@ -76,6 +78,8 @@ class Target:
         prefix: what every key begins with, so that other users of the database are left alone.
         pool_size: connections of synchronous callers to each server.
         connect_timeout: seconds for one connection attempt.
+        wait_replicas: how many replicas must have a write before it is acknowledged.
+        wait_timeout: seconds that they have for it.
     """
 
     mode: Literal["single", "cluster", "sentinel"]
@@ -89,6 +93,8 @@ class Target:
     prefix: str = "ambidex:"
     pool_size: int = 10
     connect_timeout: float = 5.0
+    wait_replicas: int = 0
+    wait_timeout: float = 1.0
 
     def context(self) -> ssl.SSLContext | None:
         """Return what TLS connections are made with; None without TLS.
@@ -148,6 +154,8 @@ def parse(place: BackendUrl, connections: int = 10) -> Target:
         prefix=_prefix(options.get("prefix", "ambidex:"), place.display),
         pool_size=int(_number(options, "pool_size", connections, 1, 20_000)),
         connect_timeout=_number(options, "connect_timeout", 5.0, 0.01, 3600),
+        wait_replicas=int(_number(options, "wait_replicas", 0, 0, 100)),
+        wait_timeout=_number(options, "wait_timeout", 1.0, 0.01, 3600),
     )
 
 
