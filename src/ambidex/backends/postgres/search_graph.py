@@ -25,7 +25,6 @@ _MANY, _SHARE = 10_000, 0.2
 """A graph is built for so many vectors without one, if they are such a share of all."""
 _REST_MANY, _REST_SHARE = 500, 0.01
 """When nobody writes, so many and such a share are enough, where there are vectors for a graph at all."""
-_SHAPE = "m = 10, ef_construction = 100"
 _LOCK = 1634558310  # beside the one of search_upkeep.py
 
 _SETTINGS = (
@@ -172,7 +171,7 @@ def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -
     ask(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {prefix}ambidex_vectors USING hnsw"
         f" ((half::{type_schema}.halfvec({graph.dimension})) {type_schema}.halfvec_ip_ops)"
-        f" WITH ({_SHAPE}) WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
+        f" WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
     )
     ask(f"ANALYZE {prefix}ambidex_vectors")  # or else the planner may think that few vectors meet the bound
     ask(
