@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ambidex.backends.relational.sql import Row, Statement
 
-__all__ = ["GRAPHS", "Graph", "build", "find", "nearest", "shown"]
+__all__ = ["GRAPHS", "Graph", "build", "find", "nearest", "shown", "wanting"]
 
 GRAPHS = (
     "CREATE TABLE {s}ambidex_graphs (space int NOT NULL, dimension int NOT NULL, bound bigint NOT NULL,"
@@ -43,6 +43,11 @@ class Graph(NamedTuple):
     space: int
     dimension: int
     bound: int
+
+
+def wanting(items: int, dimension: int) -> bool:
+    """Tell whether a namespace without a graph probably lacks one."""
+    return items >= _MANY and dimension <= _LONGEST
 
 
 def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
