@@ -182,7 +182,7 @@ class PostgresSearch:
         Under filters it depends on what they keep whether the graph is asked at all.
         """
         vector, half = query.vector, self._vectors.known
-        if vector is None or half is None or query.filters:
+        if vector is None or half is None or not half.graphs or query.filters:
             return None
         graph = self._vectors.graph(namespace, len(vector))
         if graph is None:
@@ -210,7 +210,7 @@ class PostgresSearch:
             statements.append((self._kept + text, (namespace, *bound)))
         dimension = 0 if query.vector is None else len(query.vector)
         place = len(statements)
-        statements += asked.statements if asked else [find(self._prefix, namespace, dimension, query.depth)]
+        statements += asked.statements if asked else [find(self._prefix, namespace, dimension)]
         answers = await self._leaf.together(statements)
         items, total = answers[0][0]
         found: dict[int, list[bytes]] = {}
@@ -231,7 +231,7 @@ class PostgresSearch:
         half = await self._half()
         if half is not None and self._vectors.fits(half, len(vector)):
             kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
-            if graph is None or kept < _FEW or kept < _FEW_SHARE * corpus.items:
+            if graph is None or not half.graphs or kept < _FEW or kept < _FEW_SHARE * corpus.items:
                 asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
             else:
                 filters = where(query.filters)

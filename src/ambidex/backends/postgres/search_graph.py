@@ -50,7 +50,7 @@ def wanting(items: int, dimension: int) -> bool:
     return items >= _MANY and dimension <= _LONGEST
 
 
-def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
+def find(prefix: str, namespace: str, dimension: int, depth: int | None = None) -> Statement:
     """Return what reads which graph a namespace has, and gets ready to ask it.
 
     Its answer is a row that begins with space and bound, or none.
@@ -59,13 +59,14 @@ def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
         prefix: of the tables.
         namespace: whose.
         dimension: of the vectors.
-        depth: how many are to be found in the same request.
+        depth: how many are to be found in the same request; None: none.
     """
+    settings, bound = ("", ()) if depth is None else (f", {_SETTINGS}", (str(depth),))
     sql = (
-        f"SELECT g.space, g.bound, {_SETTINGS} FROM {prefix}ambidex_graphs g"
+        f"SELECT g.space, g.bound{settings} FROM {prefix}ambidex_graphs g"
         f" JOIN {prefix}ambidex_spaces s ON s.space = g.space WHERE s.namespace = ? AND g.dimension = ?"
     )
-    return sql, (str(depth), namespace, dimension)
+    return sql, (*bound, namespace, dimension)
 
 
 def nearest(prefix: str, type_schema: str, graph: Graph, half: bytes, filters: Filters, depth: int) -> Statement:

@@ -163,7 +163,7 @@ class Upkeep:
                 if not self._stopped:
                     self._locked(space, namespace, step)
             half = self._vectors.known
-            if half is not None and not self._stopped:
+            if half is not None and half.graphs and not self._stopped:
                 assert self._connection is not None  # noqa: S101  # the steps have made it
                 waiting = build(self._ask, self._prefix, half.schema, space, self._connection.lasting, seen or {})
         return waiting
