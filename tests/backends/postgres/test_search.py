@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.backends.postgres import search, search_graph, search_schema, search_upkeep, search_words
+from ambidex.backends.postgres import search, search_graph, search_schema, search_upkeep, search_vectors, search_words
 from ambidex.backends.postgres.database import Database
 from ambidex.backends.postgres.search_vectors import unit_half
 from ambidex.core.ports import Capability, IndexItem
@@ -100,6 +100,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upkeep happens where a test asks for it."""
     monkeypatch.setattr(search_upkeep, "_WRITES", math.inf)
     monkeypatch.setattr(search_upkeep, "_ITEMS", math.inf)
+    monkeypatch.setattr(search_upkeep, "_QUERIES", math.inf)
 
 
 @pytest.fixture
@@ -418,6 +419,63 @@ def test_when_nobody_writes_the_graph_takes_in_the_last_vectors(
     assert thread is not None
     storage.close()
     assert not thread.is_alive(), "closing does not wait for the rest"
+
+
+def test_who_asks_builds_what_who_wrote_did_not(
+    storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    monkeypatch.setattr(search_graph, "_MANY", 300)
+    monkeypatch.setattr(search_graph, "_REST_MANY", 5)
+    monkeypatch.setattr(search_upkeep, "_REST_SECONDS", 0.0)
+    vectors = database(storage).vectors
+    storage.sync.index.add_many(some(range(400)))
+
+    def seen_by_others() -> list[Any]:
+        with admin(place) as connection:
+            return connection.execute("SELECT bound FROM ambidex_graphs").fetchall()
+
+    def ask() -> None:
+        storage.sync.invalidate_cache()
+        storage.sync.index.search("", vector=[1.0] * 16)
+
+    ask()
+    assert seen_by_others() == []
+    with monkeypatch.context() as often:
+        often.setattr(search_upkeep, "_WRITES", 1)
+        ask()
+        until(lambda: seen_by_others() == [(400,)])
+    storage.sync.index.add_many(some(range(400, 420)))
+    ask()
+    assert vectors.graph(space_of(place), 16) is not None
+    monkeypatch.setattr(search_upkeep, "_QUERIES", 1)
+    ask()
+    until(lambda: seen_by_others() == [(420,)])
+    database(storage).upkeep.close()
+
+
+def test_an_old_pgvector_is_asked_for_no_graph(
+    storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    monkeypatch.setattr(search_graph, "_MANY", 300)
+    monkeypatch.setattr(search, "_FEW", 0)
+    items = some(range(400))
+    storage.sync.index.add_many(items)
+    found = database(storage).vectors.known
+    assert found is not None
+    assert found.graphs
+    database(storage).upkeep.look_after(space_of(place))
+    assert recall(storage, items) >= 0.95
+    database(storage).vectors.forget()
+    monkeypatch.setattr(search_vectors, "_FIND", search_vectors._FIND.replace("{0,8}", "{99}"))
+    monkeypatch.setattr(search_graph, "_SETTINGS", "set_config('hnsw.ef_search', ?, true), 1 / 0")
+    storage.sync.index.add_many(some(range(400, 401)))
+    assert recall(storage, items) == 1.0
+    assert database(storage).upkeep.look_after(space_of(place)) == {}
+    database(storage).upkeep.close()
 
 
 def test_closing_interrupts_the_building_of_a_graph(

@@ -94,7 +94,7 @@ class Leaf(ABC):
         )
         self.records = PostgresRecords(self, records_dialect(database.options.schema))
         database.on_close.append(self.records.forget)
-        self.search = PostgresSearch(self, words.schema, database.vectors, database.upkeep.written)
+        self.search = PostgresSearch(self, words.schema, database.vectors, database.upkeep)
 
     @property
     def blobs(self) -> BlobPort:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from ambidex.backends.postgres.search_filters import to_json, where
-from ambidex.backends.postgres.search_graph import Graph, find, nearest, shown
+from ambidex.backends.postgres.search_graph import Graph, find, nearest, shown, wanting
 from ambidex.backends.postgres.search_schema import Texts, level_of, stamp
+from ambidex.backends.postgres.search_upkeep import Upkeep
 from ambidex.backends.postgres.search_vectors import Half, Vectors, nearest_of, unit_half
 from ambidex.backends.postgres.search_words import Bag, Corpus, bag_of, best, postings, query_words
 from ambidex.backends.postgres.wire import bigint_array, bytea_array, text_array
@@ -62,11 +63,11 @@ class PostgresSearch:
         leaf: runs the statements.
         prefix: of the tables: a schema and its dot, or "".
         vectors: what is known of them, the same for both colours.
-        written: is told of writes: the namespace and how many items.
+        upkeep: is told of writes and of queries by vector.
     """
 
-    def __init__(self, leaf: _Leaf, prefix: str, vectors: Vectors, written: Callable[[str, int], None]) -> None:
-        self._leaf, self._vectors, self._written = leaf, vectors, written
+    def __init__(self, leaf: _Leaf, prefix: str, vectors: Vectors, upkeep: Upkeep) -> None:
+        self._leaf, self._vectors, self._upkeep = leaf, vectors, upkeep
         self._sql, self._prefix = Texts.of(prefix), prefix
         space = f"(SELECT space FROM {prefix}ambidex_spaces WHERE namespace = ?)"
         self._sums = (
@@ -118,7 +119,7 @@ class PostgresSearch:
         numbers = sorted(row[0] for row in await self._leaf.rows(self._sql.numbers, (len(ordered),)))
         statements = await self._leaf.apart(lambda: self._storing(namespace, ordered, bags, numbers, half))
         await self._leaf.script(statements)
-        self._written(namespace, len(ordered))
+        self._upkeep.written(namespace, len(ordered))
 
     def _storing(
         self,
@@ -158,6 +159,7 @@ class PostgresSearch:
         if asked is not None and not words:
             by_graph = await self._leaf.together(asked.statements)
             if asked.graph == _graph(by_graph[0], asked.graph.dimension):
+                self._upkeep.asked(namespace, missing=False)
                 return _hits(by_graph[1])
             asked = None
         corpus, graph, by_vector = await self._read(namespace, words, query, asked)
@@ -180,7 +182,7 @@ class PostgresSearch:
         Under filters it depends on what they keep whether the graph is asked at all.
         """
         vector, half = query.vector, self._vectors.known
-        if vector is None or half is None or query.filters:
+        if vector is None or half is None or not half.graphs or query.filters:
             return None
         graph = self._vectors.graph(namespace, len(vector))
         if graph is None:
@@ -208,7 +210,7 @@ class PostgresSearch:
             statements.append((self._kept + text, (namespace, *bound)))
         dimension = 0 if query.vector is None else len(query.vector)
         place = len(statements)
-        statements += asked.statements if asked else [find(self._prefix, namespace, dimension, query.depth)]
+        statements += asked.statements if asked else [find(self._prefix, namespace, dimension)]
         answers = await self._leaf.together(statements)
         items, total = answers[0][0]
         found: dict[int, list[bytes]] = {}
@@ -218,6 +220,8 @@ class PostgresSearch:
         kept = (answers[place - 1][0][0] or b"") if query.filters else None
         graph = _graph(answers[place], dimension)
         self._vectors.note(namespace, dimension, graph)
+        if dimension and (graph is not None or wanting(items, dimension)):
+            self._upkeep.asked(namespace, missing=graph is None)
         by_vector: dict[int, float] | None = dict(answers[-1]) if asked is not None and asked.graph == graph else None
         return Corpus(items, total, found, gone or b"", kept), graph, by_vector
 
@@ -227,7 +231,7 @@ class PostgresSearch:
         half = await self._half()
         if half is not None and self._vectors.fits(half, len(vector)):
             kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
-            if graph is None or kept < _FEW or kept < _FEW_SHARE * corpus.items:
+            if graph is None or not half.graphs or kept < _FEW or kept < _FEW_SHARE * corpus.items:
                 asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
             else:
                 filters = where(query.filters)
@@ -289,7 +293,7 @@ class PostgresSearch:
                 (sql.change, (stamp(), None, 0, 0, namespace)),
             ]
         )
-        self._written(namespace, 0)
+        self._upkeep.written(namespace, 0)
         return len(rows[2])
 
     async def remove(self, namespace: str, ids: Sequence[str]) -> int:
@@ -303,7 +307,7 @@ class PostgresSearch:
             (self._sql.remove, (namespace, chosen, stamp())),
         ]
         rows = (await self._leaf.script(statements))[-1]
-        self._written(namespace, len(ids))
+        self._upkeep.written(namespace, len(ids))
         return int(rows[0][0]) if rows else 0
 
     async def reset(self, namespace: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ambidex.backends.relational.sql import Row, Statement
 
-__all__ = ["GRAPHS", "Graph", "build", "find", "nearest", "shown"]
+__all__ = ["GRAPHS", "Graph", "build", "find", "nearest", "shown", "wanting"]
 
 GRAPHS = (
     "CREATE TABLE {s}ambidex_graphs (space int NOT NULL, dimension int NOT NULL, bound bigint NOT NULL,"
@@ -25,7 +25,6 @@ _MANY, _SHARE = 10_000, 0.2
 """A graph is built for so many vectors without one, if they are such a share of all."""
 _REST_MANY, _REST_SHARE = 500, 0.01
 """When nobody writes, so many and such a share are enough, where there are vectors for a graph at all."""
-_SHAPE = "m = 10, ef_construction = 100"
 _LOCK = 1634558310  # beside the one of search_upkeep.py
 
 _SETTINGS = (
@@ -46,7 +45,12 @@ class Graph(NamedTuple):
     bound: int
 
 
-def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
+def wanting(items: int, dimension: int) -> bool:
+    """Tell whether a namespace without a graph probably lacks one."""
+    return items >= _MANY and dimension <= _LONGEST
+
+
+def find(prefix: str, namespace: str, dimension: int, depth: int | None = None) -> Statement:
     """Return what reads which graph a namespace has, and gets ready to ask it.
 
     Its answer is a row that begins with space and bound, or none.
@@ -55,13 +59,14 @@ def find(prefix: str, namespace: str, dimension: int, depth: int) -> Statement:
         prefix: of the tables.
         namespace: whose.
         dimension: of the vectors.
-        depth: how many are to be found in the same request.
+        depth: how many are to be found in the same request; None: none.
     """
+    settings, bound = ("", ()) if depth is None else (f", {_SETTINGS}", (str(depth),))
     sql = (
-        f"SELECT g.space, g.bound, {_SETTINGS} FROM {prefix}ambidex_graphs g"
+        f"SELECT g.space, g.bound{settings} FROM {prefix}ambidex_graphs g"
         f" JOIN {prefix}ambidex_spaces s ON s.space = g.space WHERE s.namespace = ? AND g.dimension = ?"
     )
-    return sql, (str(depth), namespace, dimension)
+    return sql, (*bound, namespace, dimension)
 
 
 def nearest(prefix: str, type_schema: str, graph: Graph, half: bytes, filters: Filters, depth: int) -> Statement:
@@ -172,7 +177,7 @@ def _build(ask: Ask, prefix: str, type_schema: str, graph: Graph, alone: bool) -
     ask(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {prefix}ambidex_vectors USING hnsw"
         f" ((half::{type_schema}.halfvec({graph.dimension})) {type_schema}.halfvec_ip_ops)"
-        f" WITH ({_SHAPE}) WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
+        f" WHERE space = {graph.space} AND dimension = {graph.dimension} AND item <= {graph.bound}"
     )
     ask(f"ANALYZE {prefix}ambidex_vectors")  # or else the planner may think that few vectors meet the bound
     ask(

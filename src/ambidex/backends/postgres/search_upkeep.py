@@ -35,6 +35,8 @@ _log = logging.getLogger("ambidex")
 
 _WRITES, _ITEMS = 16, 1_000
 """About every so many writes, or items written, somebody looks whether there is something to do."""
+_QUERIES = 1_000
+"""So does somebody about every so many queries by a graph: who wrote may have gone before the graph was there."""
 _MANY_BATCHES = 16
 _MANY_GONE, _GONE_SHARE = 1_000, 0.1
 _PAGE = 2_000
@@ -74,8 +76,15 @@ class Upkeep:
 
     def written(self, namespace: str, items: int) -> None:
         """Note a write of so many items; now and then, look after the namespace in a thread."""
-        if random.random() >= 1 / _WRITES + items / _ITEMS:  # noqa: S311  # not a secret
-            return
+        if random.random() < 1 / _WRITES + items / _ITEMS:  # noqa: S311  # not a secret
+            self._begin(namespace)
+
+    def asked(self, namespace: str, *, missing: bool) -> None:
+        """Note a query among many vectors, by a graph or for want of one; now and then, do as after a write."""
+        if random.random() < 1 / (_WRITES if missing else _QUERIES):  # noqa: S311  # not a secret
+            self._begin(namespace)
+
+    def _begin(self, namespace: str) -> None:
         with self._guard:
             self._stopped = False
             self._due.add(namespace)
@@ -154,7 +163,7 @@ class Upkeep:
                 if not self._stopped:
                     self._locked(space, namespace, step)
             half = self._vectors.known
-            if half is not None and not self._stopped:
+            if half is not None and half.graphs and not self._stopped:
                 assert self._connection is not None  # noqa: S101  # the steps have made it
                 waiting = build(self._ask, self._prefix, half.schema, space, self._connection.lasting, seen or {})
         return waiting

@@ -33,7 +33,8 @@ Run = Callable[[Sequence[Statement]], Awaitable[list[list[Row]]]]
 Nearest = dict[int, float]
 
 _FIND = (
-    "SELECT quote_ident(n.nspname), t.oid::bigint, to_regclass(?) IS NOT NULL FROM pg_extension e"
+    "SELECT quote_ident(n.nspname), t.oid::bigint, string_to_array(substring(e.extversion, '[0-9.]*'), '.')::int[]"
+    " >= '{0,8}', to_regclass(?) IS NOT NULL FROM pg_extension e"
     " JOIN pg_depend d ON d.refobjid = e.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
     " JOIN pg_type t ON t.oid = d.objid AND d.classid = 'pg_type'::regclass AND t.typname = 'halfvec'"
     " JOIN pg_namespace n ON n.oid = t.typnamespace WHERE e.extname = 'vector'"
@@ -45,10 +46,17 @@ _CREATE = (
 
 
 class Half(NamedTuple):
-    """pgvector's type for halves, as this database has it."""
+    """pgvector's type for halves, as this database has it.
+
+    Attributes:
+        schema: where it is.
+        oid: its number.
+        graphs: whether a graph can be read on until enough meet a filter or are not deleted: from 0.8.
+    """
 
     schema: str
     oid: int
+    graphs: bool
 
     def array(self, vectors: Sequence[Sequence[float]]) -> bytes:
         """Return unit vectors in the binary form of an array of the type."""
@@ -110,8 +118,8 @@ class Vectors:
                     self._where,
                 )
             return None
-        half = Half(found[0][0], found[0][1])
-        if not found[0][2]:
+        half = Half(*found[0][:3])
+        if not found[0][3]:
             await self._make(run, half)
         if lasting:
             self._known = half
