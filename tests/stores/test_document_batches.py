@@ -128,3 +128,24 @@ def test_where_no_transaction_ever_gets_through_documents_are_stored_all_the_sam
     assert documents.delete(id_)
     assert check(storage) == 0
     assert documents.recover(force=True) == 0
+
+
+def test_what_somebody_stores_while_vectors_are_made_is_the_same_document(tmp_path: Path) -> None:
+    """What is known before the vectors are made is out of date by then."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    others: list[str] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if not others:
+            others.extend(other.sync.batch_store_documents([("an otter", {"n": 1}), ("a mill", {"path": "mill"})]))
+        return [[1.0, 2.0] for _ in texts]
+
+    other = UnifiedStorage(url, embedder="none")
+    storage = UnifiedStorage(url, embedder=Embedder(embed, "e", 2))
+    texts = [("an otter", {"n": 1}), ("a river", {}), ("another mill", {"path": "mill"})]
+    mine = storage.sync.batch_store_documents(texts)
+    assert [mine[0], mine[2]] == others
+    assert [info.version for info in storage.sync.documents.versions(mine[2])] == [1, 2]
+    assert check(storage) == 3
+    other.close()
+    storage.close()
