@@ -8,6 +8,7 @@ from ambidex.core.forms import BlockingPageStream, PageStream
 from ambidex.core.ports import Hit, IndexItem
 from ambidex.stores.kv import BlockingKeyValue, KeyValue, Versioned
 from ambidex.stores.log import BlockingLog, Log, Record
+from ambidex.stores.outbox_admin import BlockingOutboxAdmin, LeftUnit, OutboxAdmin
 from ambidex.stores.search import BlockingIndex, Index
 
 
@@ -33,6 +34,9 @@ async def asynchronous(storage: AsyncStorage) -> None:
     assert_type(await storage.events.append("s", 1, 2), int)
     assert_type(await storage.events.tail("s"), list[Record])
     assert_type([record async for record in storage.events.iterate("s")], list[Record])
+    assert_type(storage.outbox, OutboxAdmin)
+    assert_type(await storage.outbox.failed(), list[LeftUnit])
+    assert_type(await storage.outbox.retry("x"), None)
     assert_type(storage.index, Index)
     assert_type(await storage.index.search("x"), list[Hit])
     assert_type(await storage.index.fetch(["x"]), list[IndexItem])
@@ -67,6 +71,9 @@ def blocking(storage: SyncStorage) -> None:
     assert_type(storage.events.append("s", 1, 2), int)
     assert_type(storage.events.tail("s"), list[Record])
     assert_type(list(storage.events.iterate("s")), list[Record])
+    assert_type(storage.outbox, BlockingOutboxAdmin)
+    assert_type(storage.outbox.waiting(5), list[LeftUnit])
+    assert_type(storage.outbox.discard("x"), None)
     assert_type(storage.index, BlockingIndex)
     assert_type(storage.index.search("x"), list[Hit])
     assert_type(storage.delete("x"), bool)

@@ -6,6 +6,7 @@ An actor is a store of its own whose ports stop where a test says; so each test 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -269,3 +270,57 @@ def test_a_deletion_that_was_killed_leaves_no_older_prompt(storage: UnifiedStora
         assert (await current(chat))[-1] == "10"
 
     meet(storage, test)
+
+
+TIMES: dict[str, tuple[Callable[[Conversations], Awaitable[Any]], float | None]] = {
+    "extend": (lambda c: c.extend("c", 48), 48),
+    "extend for ever": (lambda c: c.extend("c", None), None),
+    "extend by less": (lambda c: c.extend("c", 1), 1),
+    "append": (lambda c: c.append("c", user("more"), ttl_hours=48), 48),
+    "append with less": (lambda c: c.append("c", user("more"), ttl_hours=1), 1),
+    "save": (lambda c: c.save("c", [user("saved")], 48), 48),
+    "save for ever": (lambda c: c.save("c", [user("saved")], None), None),
+    "save with less": (lambda c: c.save("c", [user("saved")], 1), 1),
+}
+
+
+@pytest.mark.parametrize("survived", range(5))
+@pytest.mark.parametrize("name", TIMES)
+def test_whoever_is_killed_leaves_no_head_that_ends_before_the_messages(name: str, survived: int) -> None:
+    """What stands before the mark would then be taken for the beginning."""
+    call, hours = TIMES[name]
+
+    async def test(chat: Conversations) -> None:
+        for text in ("old", "new"):
+            await chat.save("c", [SYSTEM, user(text)], 24)
+        dying, left, messages = Conversations(*chat._scopes), survived, _hours(24)
+        streams: Any = dying._streams
+
+        def mortal(method: str, inner: Any) -> Any:
+            async def write(*args: Any) -> Any:
+                nonlocal left, messages
+                if not left:
+                    raise Unavailable("killed here")
+                left -= 1
+                if method == "expire" or (method == "append" and args[-1] is not None):
+                    messages = _hours(hours)
+                return await getattr(inner, method)(*args)
+
+            return write
+
+        for port, methods in (("kv", ("put", "swap", "touch")), ("log", ("append", "expire"))):
+            inner = getattr(streams, port)
+            setattr(streams, port, Port(inner, **{one: mortal(one, inner) for one in methods}))
+        try:
+            await call(dying)
+        except Unavailable:
+            pass
+        head = await chat._streams.head("c")
+        assert head.version
+        assert (math.inf if head.ttl_ms is None else head.ttl_ms) > messages - 60_000
+
+    meet(UnifiedStorage("memory://"), test)
+
+
+def _hours(number: float | None) -> float:
+    return 1e300 if number is None else number * 3_600_000

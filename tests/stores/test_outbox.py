@@ -220,7 +220,7 @@ def test_units_that_touch_the_same_keys_keep_their_order(run: Run, stopped: pyte
         stopped.undo()
         async with storage.transaction():
             await storage.kv.set("c", "third")
-        assert await storage.kv.get_many("abc") == {"a": "first", "b": "second", "c": "third"}
+        assert await storage.kv.get_many(["a", "b", "c"]) == {"a": "first", "b": "second", "c": "third"}
         await storage.recover()
         assert await storage.kv.get_many(["a", "b", "c", "unrelated"]) == {
             "a": "first",

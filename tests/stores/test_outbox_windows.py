@@ -102,7 +102,7 @@ def test_a_write_that_is_begun_in_a_unit_and_overtaken_by_its_end_is_refused(
         with pytest.raises(errors.UsageError, match="has ended"):
             await task
         monkeypatch.undo()
-        assert await storage.aio.kv.get_many("ab") == {"a": 1, "b": 1}
+        assert await storage.aio.kv.get_many(["a", "b"]) == {"a": 1, "b": 1}
         await storage.aio.close()
 
     asyncio.run(body())

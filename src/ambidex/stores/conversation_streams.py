@@ -80,7 +80,8 @@ class Streams:
         after = last[-1].seq if last else 0
         before = await self._known(name, head)
         keep = head.ttl_ms if ttl is None and archive else ttl
-        await self._advance(name, Head(after, before, (after, before) if archive else None), keep, anew=not last)
+        meanwhile = head.ttl_ms if head.version and _is_longer(head.ttl_ms, keep) else keep
+        await self._advance(name, Head(after, before, (after, before) if archive else None), meanwhile, anew=not last)
         first = (await self.log.append(self.now + name, entries, ttl))[0]
         with partly_applied():
             if ttl is None and not archive:
@@ -93,6 +94,8 @@ class Streams:
                 await self.finish(name, await self.head(name))  # a reset may still want what is dropped
                 await self.log.trim_before(self.now + name, first)
             await self.kv.touch(self.meta + name, _longer(keep))
+            if meanwhile != keep:
+                await self.kv.touch(self.heads + name, _longer(keep))
 
     async def _advance(self, name: str, head: Head, ttl: int | None, *, anew: bool = False) -> None:
         """Write the head unless another writer's points further already; what others want copied stays noted."""
@@ -141,6 +144,15 @@ class Streams:
             if head.version:
                 await self.kv.swap(self.heads + name, Head().stored(), head.version, 1)
         return existed
+
+    async def outlive(self, name: str, ttl: int | None) -> None:
+        """Make sure that the head is there as long as messages that are about to get this time to live.
+
+        Without it, what stands before the mark would be taken for the conversation's beginning.
+        """
+        head = await self.head(name)
+        if head.version and _is_longer(ttl, head.ttl_ms):
+            await self.kv.touch(self.heads + name, _longer(ttl))
 
     async def touch(self, name: str, ttl: int | None) -> None:
         """Give what belongs to a conversation, beside its messages, a new time to live."""
@@ -211,6 +223,11 @@ class Streams:
 def _longer(ttl: int | None) -> int | None:
     """Return the time to live of what must not be gone before the messages are."""
     return None if ttl is None else ttl + _HEAD_OUTLIVES_MS
+
+
+def _is_longer(one: int | None, other: int | None) -> bool:
+    """Tell whether a time to live is longer than another; None is for ever."""
+    return other is not None and (one is None or one > other)
 
 
 def millis() -> int:

@@ -125,6 +125,8 @@ class Conversations(Store):
             raise InvalidQuery("append needs at least one message")
         if ttl is not None:
             self._check_at_once("append with ttl_hours")
+        if ttl is not None:
+            await self._streams.outlive(name, ttl)
         now = millis()
         seqs = await self._streams.log.append(
             self._streams.now + name, [self._streams.pack(message, now) for message in checked], ttl
@@ -140,6 +142,7 @@ class Conversations(Store):
         """Give a conversation a new time to live from now (None: for ever); False if it does not exist."""
         name, ttl = _name(chat_id), _hours(ttl_hours)
         self._check_at_once("extend")
+        await self._streams.outlive(name, ttl)
         if not await self._streams.log.expire(self._streams.now + name, ttl):
             return False
         with partly_applied():
