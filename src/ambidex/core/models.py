@@ -173,7 +173,7 @@ class Model(Generic[T]):
         """Return the validated object for a row.
 
         None in a field that is not optional and has a default stands for the default: the field was added to the model
-        after the record had been stored.
+        after the record had been stored. Such a record's version is 0, whatever the default.
 
         Raises:
             Corrupted: the row does not fit the class.
@@ -186,7 +186,11 @@ class Model(Generic[T]):
     def _without_gaps(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in self._optional:
             if row.get(name) is None:
-                return {key: value for key, value in row.items() if value is not None or key not in self._optional}
+                whole = {key: value for key, value in row.items() if value is not None or key not in self._optional}
+                version = self.spec.version
+                if version is not None:
+                    whole.setdefault(version, 0)
+                return whole
         return row
 
     def checked(self, row: Mapping[str, Any]) -> T:

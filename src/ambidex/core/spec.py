@@ -98,14 +98,18 @@ class RecordSpec(NamedTuple):
         if self.created_at is not None:
             new[self.created_at] = old[self.created_at]
         if self.version is not None:
-            new[self.version] = old[self.version] + 1
+            new[self.version] = self.version_of(old) + 1
 
     def changed(self, old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row with some fields changed: its version has grown."""
         new = {**old, **changes}
         if self.version is not None:
-            new[self.version] = old[self.version] + 1
+            new[self.version] = self.version_of(old) + 1
         return new
+
+    def version_of(self, row: Mapping[str, Any]) -> int:
+        """Return a record's version; 0 where it is older than its model's version field."""
+        return int(row[self.version or ""] or 0)
 
     def field(self, name: str) -> Field:
         """Return a field by name."""

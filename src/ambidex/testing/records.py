@@ -6,16 +6,18 @@ objects and the same errors.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
 
 from ambidex.core.ports import Capability
+from ambidex.core.spec import CreatedAt, DeletedAt, Indexed, Unique, Version
 from ambidex.errors import (
     AlreadyExists,
     InvalidQuery,
@@ -281,6 +283,46 @@ class RecordsContract(_Things, needs=[Capability.RECORDS]):
         one_after_the_other = await things.upsert_many([make(key="k", name="fourth"), make(key="k", name="fifth")])
         assert [(thing.name, thing.version) for thing in one_after_the_other] == [("fourth", 4), ("fifth", 5)]
         assert await things.get("k") == one_after_the_other[1]
+
+    async def test_record_that_is_older_than_its_model(self, subject: Subject) -> None:
+        """Fields that were added later read as None or their default, are written, and count versions from 0."""
+        fields: list[Any] = [("id", str), ("name", str)]
+        table: dict[str, Any] = {"__tablename__": "contract_grown", "__module__": __name__}
+        narrow = dataclasses.make_dataclass("Grown", fields, namespace=table)
+        added = {
+            "version": (Annotated[int, Version()], 5),
+            "created": (Annotated[datetime | None, CreatedAt()], None),
+            "deleted": (Annotated[datetime | None, DeletedAt()], None),
+            "rank": (Annotated[int | None, Indexed()], None),
+            "email": (Annotated[str | None, Unique()], None),
+        }
+        grown = [*fields, *((name, kind, dataclasses.field(default=value)) for name, (kind, value) in added.items())]
+        wide = dataclasses.make_dataclass("Grown", grown, namespace=table)
+        old, new = subject.repository(narrow), subject.repository(wide)
+        await old.create_many([narrow(key, "old") for key in "abcde"])
+        assert [(it.id, it.version, it.rank) for it in await new.list(order_by="rank")] == [
+            (i, 0, None) for i in "abcde"
+        ]
+        assert [it.id for it in (await new.page(size=2, order_by="-rank")).items] == ["e", "d"]
+        assert (await new.patch("a", rank=1)).version == 1
+        first, second = await new.get("b"), await new.get("b")
+        assert (await new.update(dataclasses.replace(first, email="b@x"))).version == 1
+        with pytest.raises(VersionConflict, match="has version 1, not 0"):
+            await new.update(second)
+        with pytest.raises(AlreadyExists):
+            await new.create(wide("f", "new", email="b@x"))
+        assert (await new.upsert(wide("c", "new"))).version == 1
+        assert await new.delete("d")
+        assert [it.id for it in await new.list(order_by="id")] == ["a", "b", "c", "e"]
+        await old.create(narrow("g", "by an older process"))
+        assert (await old.patch("b", name="renamed")) == narrow("b", "renamed")
+        assert (await old.upsert(narrow("a", "again"))) == narrow("a", "again")
+        assert [(it.name, it.version) for it in (await new.get_many(["a", "b", "g"])).values()] == [
+            ("again", 1),
+            ("renamed", 1),
+            ("by an older process", 0),
+        ]
+        assert (await new.get("b")).email == "b@x"
 
     async def test_record_deletion(self, subject: Subject, make: Make) -> None:
         """Marks the record; nothing but ``with_deleted`` sees it again, and only that removes it."""

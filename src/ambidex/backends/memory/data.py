@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ambidex.core.codec import Stored
 from ambidex.core.ports import BlobInfo, Event, IndexItem, Row, SpaceState
+from ambidex.core.spec import RecordSpec
 from ambidex.errors import Conflict
 from ambidex.runtime.process import ForkLock
 
@@ -74,6 +75,8 @@ class Data:
 
     def __init__(self) -> None:
         self._tables = Tables()
+        self.specs: dict[tuple[str, str], dict[int, RecordSpec]] = {}
+        self.mixed: set[tuple[str, str]] = set()  # kinds that models of different fields have been used for
         self.blobs: dict[str, tuple[BlobInfo, bytes]] = {}  # beside the tables: they take no part in transactions
         self._lock = ForkLock()
         self._writes = 0

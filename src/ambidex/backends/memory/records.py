@@ -28,12 +28,12 @@ class MemoryRecords:
 
     async def get(self, space: Space, ids: Sequence[Any]) -> list[Row | None]:
         with self._data.tables() as tables:
-            table = _table(tables, space)
-            return [None if (row := table.get(id_)) is None else copy.deepcopy(row) for id_ in ids]
+            table = self._table(tables, space)
+            return [None if (row := table.get(id_)) is None else self._given(space, row) for id_ in ids]
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         with self._data.tables(write=True) as tables:
-            table = _table(tables, space)
+            table = self._table(tables, space)
             added: _Table = {}
             for row in rows:
                 id_ = row[space.spec.id]
@@ -46,16 +46,17 @@ class MemoryRecords:
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
         spec = space.spec
         with self._data.tables(write=True) as tables:
-            changed = dict(_table(tables, space))
+            changed = dict(self._table(tables, space))
             stored: list[Row] = []
             for row in rows:
                 new, old = copy.deepcopy(row), changed.get(row[spec.id])
                 if old is not None:
                     spec.carry_over(old, new)
+                    new = {**old, **new}  # what a wider model has written stays
                 _check_unique(spec, new, (other for id_, other in changed.items() if id_ != new[spec.id]))
                 changed[new[spec.id]] = new
-                stored.append(copy.deepcopy(new))
-            _table(tables, space).update(changed)
+                stored.append(self._given(space, new))
+            self._table(tables, space).update(changed)
             return stored
 
     async def update(
@@ -63,23 +64,23 @@ class MemoryRecords:
     ) -> Row | None:
         spec = space.spec
         with self._data.tables(write=True) as tables:
-            table = _table(tables, space)
+            table = self._table(tables, space)
             old = table.get(id_)
             if old is None or not matches(where, old):
                 return None
-            if spec.version is not None and version is not None and old[spec.version] != version:
+            if spec.version is not None and version is not None and spec.version_of(old) != version:
                 raise VersionConflict(
-                    f"{spec.name} {id_!r} has version {old[spec.version]}, not {version}; read it again"
+                    f"{spec.name} {id_!r} has version {spec.version_of(old)}, not {version}; read it again"
                 )
             new = spec.changed(old, copy.deepcopy(changes))
             _check_unique(spec, new, (other for other_id, other in table.items() if other_id != id_))
             table[id_] = new
-            return copy.deepcopy(new)
+            return self._given(space, new)
 
     async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
         spec = space.spec
         with self._data.tables(write=True) as tables:
-            table = _table(tables, space)
+            table = self._table(tables, space)
             changed = {
                 id_: spec.changed(old, copy.deepcopy(changes)) for id_, old in table.items() if matches(where, old)
             }
@@ -91,12 +92,12 @@ class MemoryRecords:
 
     async def delete(self, space: Space, ids: Sequence[Any]) -> int:
         with self._data.tables(write=True) as tables:
-            table = _table(tables, space)
+            table = self._table(tables, space)
             return sum(table.pop(id_, None) is not None for id_ in ids)
 
     async def delete_where(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
         with self._data.tables(write=True) as tables:
-            table = _table(tables, space)
+            table = self._table(tables, space)
             gone = [id_ for id_, row in table.items() if matches(where, row)]
             for id_ in gone:
                 del table[id_]
@@ -104,32 +105,50 @@ class MemoryRecords:
 
     async def find(self, space: Space, query: RecordQuery) -> list[Row]:
         with self._data.tables() as tables:
-            rows = [row for row in _table(tables, space).values() if matches(query.where, row)]
+            rows = [row for row in self._table(tables, space).values() if matches(query.where, row)]
             for field, descending in reversed(query.order):
                 rows.sort(key=lambda row, field=field: none_first(row[field]), reverse=descending)  # type: ignore[misc]
             if query.after is not None:
                 rows = [row for row in rows if _is_behind(row, query.order, query.after)]
-            return copy.deepcopy(rows[: query.limit])
+            return [self._given(space, row) for row in rows[: query.limit]]
 
     async def count(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
         with self._data.tables() as tables:
-            return sum(matches(where, row) for row in _table(tables, space).values())
+            return sum(matches(where, row) for row in self._table(tables, space).values())
 
     async def explain(self, space: Space, query: RecordQuery) -> str:
         return f"a look at every record of {space.spec.name} in memory"
 
+    def _given(self, space: Space, row: Row) -> Row:
+        """Return a row to give away, without what a wider model has written."""
+        if (space.tenant, space.spec.name) in self._data.mixed:
+            row = {field.name: row[field.name] for field in space.spec.fields}
+        return copy.deepcopy(row)
 
-def _table(tables: Tables, space: Space) -> _Table:
-    return tables.records.setdefault((space.tenant, space.spec.name), {})
+    def _table(self, tables: Tables, space: Space) -> _Table:
+        """Return a kind's records, with None in the fields that some lack because an older model wrote them."""
+        spec, kind = space.spec, (space.tenant, space.spec.name)
+        table = tables.records.setdefault(kind, {})
+        known = self._data.specs.setdefault(kind, {})
+        if id(spec) not in known:
+            known[id(spec)] = spec  # held here, so that its id stays taken
+            if len({frozenset(field.name for field in one.fields) for one in known.values()}) > 1:
+                self._data.mixed.add(kind)
+        if kind in self._data.mixed:
+            blank = dict.fromkeys(field.name for field in spec.fields)
+            for row in table.values():
+                if not row.keys() >= blank.keys():
+                    row.update({**blank, **row})
+        return table
 
 
 def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:
-    names = [field.name for field in spec.fields if field.unique and row.get(field.name) is not None]
+    names = [field.name for field in spec.fields if field.unique and row[field.name] is not None]
     if not names:
         return
     for other in others:
         for name in names:
-            if other.get(name) == row[name]:  # a record may be older than the field
+            if other[name] == row[name]:
                 raise AlreadyExists(f"{spec.name} with {name} {row[name]!r} exists")
 
 

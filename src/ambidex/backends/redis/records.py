@@ -151,8 +151,8 @@ class RedisRecords:
                     return None
                 layout = await self._again(space, layout, outcome, until)
                 continue
-            if spec.version is not None and version is not None and old.row[spec.version] != version:
-                have = old.row[spec.version]
+            if spec.version is not None and version is not None and spec.version_of(old.row) != version:
+                have = spec.version_of(old.row)
                 raise VersionConflict(f"{spec.name} {id_!r} has version {have}, not {version}; read it again")
             new = layout.made(spec.changed(old.row, changes), old)
             outcome, _ = await self._apply(layout, [(old, new)])

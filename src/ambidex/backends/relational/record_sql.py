@@ -104,8 +104,8 @@ class Sql:
         self.upsert = f"{self.insert} ON CONFLICT {key} DO UPDATE SET {self._replacing()} RETURNING {self.names}"
         self.delete = f"DELETE FROM {self.table} WHERE {TENANT} = ?"
         self.count = f"SELECT count(*) FROM {self.table} WHERE {TENANT} = ?"
-        version = _quote(spec.version or spec.id)
-        self.version = f"SELECT {version} FROM {self.table} WHERE {TENANT} = ? AND {id_} = ?"
+        self._counted = f"coalesce({_quote(spec.version)}, 0)" if spec.version is not None else "0"
+        self.version = f"SELECT {self._counted} FROM {self.table} WHERE {TENANT} = ? AND {id_} = ?"
         self._to_db = [(name, dialect.columns[field.kind].to_db) for name, field in self.fields.items()]
         self._from_db = [(name, dialect.columns[field.kind].from_db) for name, field in self.fields.items()]
 
@@ -267,7 +267,7 @@ class Sql:
         If its version is still the bound one where ``checked``, and if it meets ``where``.
         """
         spec = self.spec
-        guard = f" AND {_quote(spec.version)} = ?" if checked and spec.version is not None else ""
+        guard = f" AND {self._counted} = ?" if checked and spec.version is not None else ""
         return f"{self.change(names)} AND {_quote(spec.id)} = ?{guard}{where} RETURNING {self.names}"
 
     def change(self, names: Sequence[str]) -> str:
@@ -275,7 +275,7 @@ class Sql:
         spec = self.spec
         sets = [f"{_quote(name)} = ?" for name in names]
         if spec.version is not None:
-            sets.append(f"{_quote(spec.version)} = {_quote(spec.version)} + 1")
+            sets.append(f"{_quote(spec.version)} = {self._counted} + 1")
         if not sets:
             sets = [f"{_quote(spec.id)} = {_quote(spec.id)}"]
         return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {TENANT} = ?"
@@ -286,7 +286,7 @@ class Sql:
         for name in self.fields:
             column = _quote(name)
             if name == spec.version:
-                sets.append(f"{column} = {_quote(spec.name)}.{column} + 1")
+                sets.append(f"{column} = coalesce({_quote(spec.name)}.{column}, 0) + 1")
             elif name not in (spec.id, spec.created_at):
                 sets.append(f"{column} = excluded.{column}")
         return ", ".join(sets) or f"{_quote(spec.id)} = excluded.{_quote(spec.id)}"
