@@ -17,7 +17,8 @@ from uuid import uuid4
 import pytest
 
 from ambidex import UnifiedStorage, errors
-from ambidex.core.ports import KeyValuePort, LogPort, RecordsPort, SearchPort
+from ambidex.core.dual import drive
+from ambidex.core.ports import Capability, KeyValuePort, LogPort, RecordsPort, SearchPort
 from ambidex.core.spec import Id
 from ambidex.stores import deferred
 from tests.stores.conftest import in_units
@@ -183,3 +184,24 @@ def test_a_write_takes_part_in_a_unit_or_is_refused_before_it_writes(
     for name, call in (CONVERSATIONS if store == "conversations" else DOCUMENTS).items():
         check = _whole if _takes_part(store, name, set(elsewhere.split())) else _refused
         in_units(mode, storage.tenant(name))(functools.partial(check, call=call))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_media_is_refused_before_a_blob_is_written(mode: str, tmp_path: Path) -> None:
+    """Its records are only ever exchanged, which cannot wait; a blob without one would stay until the next sweep."""
+    storage = UnifiedStorage(f"sqlite:///{tmp_path}/main.db", kv=f"sqlite:///{tmp_path}/other.db", blobs="memory://")
+    blobs = storage._core.backend(Capability.BLOBS).blocking.blobs
+
+    async def body(face: Any) -> None:
+        url = await face.media.store(b"first", "a.bin")
+        before = drive(blobs.list("", None, 10))
+        async with face.transaction():
+            with pytest.raises(errors.CapabilityMissing, match=r"'media\.store'"):
+                await face.media.store(b"second", "b.bin")
+            with pytest.raises(errors.CapabilityMissing, match=r"'media\.delete'"):
+                await face.media.delete(url)
+        assert drive(blobs.list("", None, 10)) == before
+        assert await face.media.read(url) == b"first"
+
+    in_units(mode, storage)(body)
+    storage.close()

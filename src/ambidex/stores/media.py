@@ -80,8 +80,10 @@ class Media(Store):
             InvalidKey: the name could lead outside a folder.
             UnsupportedValue: the data is no bytes, or type or metadata cannot be kept; nothing was stored.
             StorageFull: no space is left; nothing was stored.
+            CapabilityMissing: in a transaction, key-value is on another backend; nothing was stored.
         """
         name, about = check_name(file_name), self._about(content_type, metadata)
+        self._bound[0].check_at_once("kv", "media.store")
         async with opened(file_data, self._runtime) as data:
             return to_url(await self._content(Source(data, self._runtime), name, content_type, about), name)
 
@@ -160,6 +162,7 @@ class Media(Store):
         Inside a transaction the content stays until the next :meth:`sweep`, because the transaction may be undone.
         """
         sha, name = parse_url(url)
+        self._bound[0].check_at_once("kv", "media.delete")
 
         def remove(before: Content | None) -> Content | None:
             if before is None or name not in before.names:
