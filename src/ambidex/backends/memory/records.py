@@ -29,7 +29,7 @@ class MemoryRecords:
     async def get(self, space: Space, ids: Sequence[Any]) -> list[Row | None]:
         with self._data.tables() as tables:
             table = self._table(tables, space)
-            return [None if (row := table.get(id_)) is None else self._given(space, row) for id_ in ids]
+            return [None if (row := table.get(id_)) is None else copy.deepcopy(self._own(space, row)) for id_ in ids]
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         with self._data.tables(write=True) as tables:
@@ -55,7 +55,7 @@ class MemoryRecords:
                     new = {**old, **new}  # what a wider model has written stays
                 _check_unique(spec, new, (other for id_, other in changed.items() if id_ != new[spec.id]))
                 changed[new[spec.id]] = new
-                stored.append(self._given(space, new))
+                stored.append(copy.deepcopy(self._own(space, new)))
             self._table(tables, space).update(changed)
             return stored
 
@@ -75,7 +75,7 @@ class MemoryRecords:
             new = spec.changed(old, copy.deepcopy(changes))
             _check_unique(spec, new, (other for other_id, other in table.items() if other_id != id_))
             table[id_] = new
-            return self._given(space, new)
+            return copy.deepcopy(self._own(space, new))
 
     async def update_where(self, space: Space, where: Sequence[Condition], changes: Row, scan: bool) -> int:
         spec = space.spec
@@ -110,7 +110,7 @@ class MemoryRecords:
                 rows.sort(key=lambda row, field=field: none_first(row[field]), reverse=descending)  # type: ignore[misc]
             if query.after is not None:
                 rows = [row for row in rows if _is_behind(row, query.order, query.after)]
-            return [self._given(space, row) for row in rows[: query.limit]]
+            return copy.deepcopy([self._own(space, row) for row in rows[: query.limit]])
 
     async def count(self, space: Space, where: Sequence[Condition], scan: bool) -> int:
         with self._data.tables() as tables:
@@ -119,11 +119,11 @@ class MemoryRecords:
     async def explain(self, space: Space, query: RecordQuery) -> str:
         return f"a look at every record of {space.spec.name} in memory"
 
-    def _given(self, space: Space, row: Row) -> Row:
-        """Return a row to give away, without what a wider model has written."""
-        if (space.tenant, space.spec.name) in self._data.mixed:
-            row = {field.name: row[field.name] for field in space.spec.fields}
-        return copy.deepcopy(row)
+    def _own(self, space: Space, row: Row) -> Row:
+        """Return a row without what a wider model has written."""
+        if not self._data.mixed or (space.tenant, space.spec.name) not in self._data.mixed:
+            return row
+        return {field.name: row[field.name] for field in space.spec.fields}
 
     def _table(self, tables: Tables, space: Space) -> _Table:
         """Return a kind's records, with None in the fields that some lack because an older model wrote them."""
