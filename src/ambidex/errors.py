@@ -16,6 +16,7 @@ The tree::
     │   └── RateLimited           the server asks for a pause
     ├── UncertainError            applied "unknown", not retryable without an operation id
     │   ├── OutcomeUnknown        the connection broke after the request was sent
+    │   │   └── NotReplicated     made, but too few replicas have it: a failover would lose it
     │   └── DeadlineExceeded      the call's time ran out (also a TimeoutError)
     ├── FinalError                applied "no", repeating cannot help
     │   ├── NotFound              (also a LookupError)
@@ -71,6 +72,7 @@ __all__ = [
     "LeaseLost",
     "NestedCheckout",
     "NotFound",
+    "NotReplicated",
     "OutcomeUnknown",
     "Overloaded",
     "PartialFailure",
@@ -185,6 +187,10 @@ class UncertainError(AmbidexError):
 
 class OutcomeUnknown(UncertainError):
     """The connection broke, or a flush failed, after the request was handed over."""
+
+
+class NotReplicated(OutcomeUnknown):
+    """The server has made the write, and too few replicas had it in time; it is lost if the server fails before."""
 
 
 class DeadlineExceeded(UncertainError, TimeoutError):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.errors import AmbidexError, OutcomeUnknown
+from ambidex.errors import AmbidexError, NotReplicated
 from tests.services import RedisCluster, RedisServer
 from tests.torture.redis_support import LONG, rounds, server_flavour
 
@@ -82,7 +82,7 @@ def waited_for(cluster: RedisCluster, names: list[str], value: int, mode: str) -
     async def set_all() -> list[str]:
         ends = await asyncio.gather(*(storage.aio.kv.set(name, value) for name in names), return_exceptions=True)
         await storage.aio.close()
-        assert {type(end) for end in ends} <= {type(None), OutcomeUnknown}
+        assert {type(end) for end in ends} <= {type(None), NotReplicated}
         return [name for name, end in zip(names, ends, strict=True) if end is None]
 
     if mode == "async":
@@ -92,7 +92,7 @@ def waited_for(cluster: RedisCluster, names: list[str], value: int, mode: str) -
         try:
             storage.sync.kv.set(name, value)
             acknowledged.append(name)
-        except OutcomeUnknown:
+        except NotReplicated:
             pass
     storage.close()
     return acknowledged

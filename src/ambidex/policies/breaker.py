@@ -20,6 +20,7 @@ from ambidex.errors import (
     Conflict,
     DeadlineExceeded,
     FinalError,
+    NotReplicated,
     OutcomeUnknown,
     Unavailable,
 )
@@ -130,7 +131,7 @@ class Breaker:
             began: when it began, by the breaker's clock. Of calls that ran side by side when a connection broke, only
                 one counts: a hundred that shared it tell no more than one does.
         """
-        if isinstance(error, FinalError | Busy | Conflict):
+        if isinstance(error, FinalError | Busy | Conflict | NotReplicated):
             self.succeeded()  # it answered
             return
         if not _is_failure(error):

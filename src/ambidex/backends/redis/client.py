@@ -20,7 +20,14 @@ from ambidex.backends.redis.target import Address, Login, Target
 from ambidex.backends.redis.topology import Topology, redirection, slot_of
 from ambidex.backends.redis.wire import ReplyError, Script, Word, check_login, login_commands, pack
 from ambidex.core.runtime import Runtime, current_deadline, remaining
-from ambidex.errors import AmbidexError, ConfigurationError, DeadlineExceeded, OutcomeUnknown, Unavailable
+from ambidex.errors import (
+    AmbidexError,
+    ConfigurationError,
+    DeadlineExceeded,
+    NotReplicated,
+    OutcomeUnknown,
+    Unavailable,
+)
 from ambidex.settings import Settings
 
 __all__ = ["Client", "Command", "Link", "Shared"]
@@ -166,7 +173,7 @@ class Client(ABC):
         """As :meth:`_exchange`; a write has reached so many replicas as the URL asks for when this returns.
 
         Raises:
-            OutcomeUnknown: it has not, in the time that the URL gives; a failover would lose it.
+            NotReplicated: it has not, in the time that the URL gives; a failover would lose it.
         """
         if not write:
             return await self._exchange(node, packed, count, until, write)
@@ -178,7 +185,7 @@ class Client(ABC):
             if type(reached) is ReplyError:
                 raise self._refusal(reached, node)
             if reached < wanted:
-                raise OutcomeUnknown(
+                raise NotReplicated(
                     f"{self._where(node)} has made a write that {reached} of {wanted} replicas have after {seconds:g} "
                     "seconds; if it fails now, the write is lost"
                 )
