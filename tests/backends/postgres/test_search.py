@@ -314,6 +314,22 @@ def test_vectors_by_a_graph(storage: UnifiedStorage, place: str, monkeypatch: py
     database(storage).upkeep.close()
 
 
+def test_a_small_namespace_does_not_read_a_large_one(storage: UnifiedStorage, place: str) -> None:
+    if not has_vectors(place):
+        pytest.skip("the server has no pgvector")
+    storage.sync.index.add_many(some(range(3000)), namespace="large")
+    storage.sync.index.add_many(some(range(30)), namespace="small")
+    vectors = database(storage).vectors
+    assert vectors.known is not None
+    with admin(place) as connection:
+        connection.execute("ANALYZE ambidex_vectors")
+        rows = connection.execute("SELECT space FROM ambidex_vectors GROUP BY space ORDER BY count(*)").fetchall()
+        sql, args = vectors.nearest(vectors.known, rows[0][0], [1.0] * 16, None, 10)
+        plan = str(connection.execute("EXPLAIN " + sql.replace("?", "%s"), [str([1.0] * 16), *args[1:]]).fetchall())
+    assert "ambidex_vectors_space" in plan
+    assert len(storage.sync.index.search("", vector=[1.0] * 16, namespace="small", top_k=50)) == 30
+
+
 def test_the_graph_gives_the_scores_that_comparing_all_gives(
     storage: UnifiedStorage, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

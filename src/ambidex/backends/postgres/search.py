@@ -71,7 +71,7 @@ class PostgresSearch:
         self._sql, self._prefix = Texts.of(prefix), prefix
         space = f"(SELECT space FROM {prefix}ambidex_spaces WHERE namespace = ?)"
         self._sums = (
-            "SELECT coalesce(sum(items), 0)::bigint, coalesce(sum(words), 0)::bigint"
+            f"SELECT coalesce(sum(items), 0)::bigint, coalesce(sum(words), 0)::bigint, {space}"
             f" FROM {prefix}ambidex_changes WHERE space = {space}"
         )
         self._postings = (
@@ -162,7 +162,7 @@ class PostgresSearch:
                 self._upkeep.asked(namespace, missing=False)
                 return _hits(by_graph[1])
             asked = None
-        corpus, graph, by_vector = await self._read(namespace, words, query, asked)
+        space, corpus, graph, by_vector = await self._read(namespace, words, query, asked)
         by_text: dict[int, float] = {}
         if words and corpus.items:
             size = sum(len(part) for parts in corpus.postings.values() for part in parts)
@@ -173,7 +173,7 @@ class PostgresSearch:
         if by_vector is None:
             by_vector = {}
             if query.vector is not None and corpus.items and corpus.kept != b"":
-                by_vector = await self._by_vector(namespace, query, query.vector, corpus, graph)
+                by_vector = await self._by_vector(namespace, space, query, query.vector, corpus, graph)
         return await self._shown(query, by_text, by_vector)
 
     def _foreseen(self, namespace: str, query: SearchQuery, fused: bool) -> _Asked | None:
@@ -196,12 +196,12 @@ class PostgresSearch:
 
     async def _read(
         self, namespace: str, words: dict[int, int], query: SearchQuery, asked: _Asked | None
-    ) -> tuple[Corpus, Graph | None, dict[int, float] | None]:
-        """Read in one round trip what words are ranked by, what the filters keep, and which graph there is.
+    ) -> tuple[int, Corpus, Graph | None, dict[int, float] | None]:
+        """Read in one round trip the namespace's number, what words are ranked by, what filters keep, and its graph.
 
-        With it comes what it finds, if it is the one that was foreseen.
+        With the graph comes what it finds, if it is the one that was foreseen.
         """
-        statements: list[Statement] = [(self._sums, (namespace,))]
+        statements: list[Statement] = [(self._sums, (namespace, namespace))]
         if words:
             statements.append((self._postings, (namespace, bigint_array(list(words)))))
             statements.append((self._gone, (namespace,)))
@@ -212,7 +212,7 @@ class PostgresSearch:
         place = len(statements)
         statements += asked.statements if asked else [find(self._prefix, namespace, dimension)]
         answers = await self._leaf.together(statements)
-        items, total = answers[0][0]
+        items, total, space = answers[0][0]
         found: dict[int, list[bytes]] = {}
         for term, docs in answers[1] if words else ():
             found.setdefault(term, []).append(docs)
@@ -223,16 +223,22 @@ class PostgresSearch:
         if dimension and (graph is not None or wanting(items, dimension)):
             self._upkeep.asked(namespace, missing=graph is None)
         by_vector: dict[int, float] | None = dict(answers[-1]) if asked is not None and asked.graph == graph else None
-        return Corpus(items, total, found, gone or b"", kept), graph, by_vector
+        return space, Corpus(items, total, found, gone or b"", kept), graph, by_vector
 
     async def _by_vector(
-        self, namespace: str, query: SearchQuery, vector: Sequence[float], corpus: Corpus, graph: Graph | None
+        self,
+        namespace: str,
+        space: int,
+        query: SearchQuery,
+        vector: Sequence[float],
+        corpus: Corpus,
+        graph: Graph | None,
     ) -> dict[int, float]:
         half = await self._half()
         if half is not None and self._vectors.fits(half, len(vector)):
             kept = corpus.items if corpus.kept is None else len(corpus.kept) // 12
             if graph is None or not half.graphs or kept < _FEW or kept < _FEW_SHARE * corpus.items:
-                asked = [self._vectors.nearest(half, namespace, vector, corpus.kept, query.depth)]
+                asked = [self._vectors.nearest(half, space, vector, corpus.kept, query.depth)]
             else:
                 filters = where(query.filters)
                 by_graph = nearest(self._prefix, half.schema, graph, unit_half(vector), filters, query.depth)

@@ -200,12 +200,12 @@ class Vectors:
             statements.append((insert, (namespace, sizes, items, halves)))
         return statements
 
-    def nearest(self, half: Half, namespace: str, vector: Sequence[float], kept: bytes | None, depth: int) -> Statement:
+    def nearest(self, half: Half, space: int, vector: Sequence[float], kept: bytes | None, depth: int) -> Statement:
         """Return what finds the cosines of the nearest items: rows of number and cosine, the nearest first.
 
         Args:
             half: the type.
-            namespace: where.
+            space: the namespace's number, not its name, by which the planner could not tell a small one from a large.
             vector: of the query.
             kept: the numbers of the items to look at, as an array; None: all.
             depth: how many.
@@ -215,9 +215,9 @@ class Vectors:
             among, bound = " AND item = ANY (?::bigint[])", [kept]
         sql = (
             f"SELECT item, -(half OPERATOR({half.schema}.<#>) ?::{half.schema}.halfvec) AS cosine FROM {self._table}"
-            f" WHERE space = {self._space} AND dimension = ?{among} ORDER BY cosine DESC, item LIMIT ?"
+            f" WHERE space = ? AND dimension = ?{among} ORDER BY cosine DESC, item LIMIT ?"
         )
-        return sql, (unit_half(vector), namespace, len(vector), *bound, depth)
+        return sql, (unit_half(vector), space, len(vector), *bound, depth)
 
     def page(self, namespace: str, dimension: int, after: int, filters: str, bound: Sequence[object]) -> Statement:
         """Return what reads a page of vectors as they were given: rows of number and vector."""
