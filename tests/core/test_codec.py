@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -14,7 +15,7 @@ import sqlmodel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambidex.core.codec import FORMAT, canonical, decode, encode, pack, raw, to_plain
+from ambidex.core.codec import FORMAT, canonical, decode, encode, encode_all, pack, raw, to_plain
 from ambidex.errors import Corrupted, UnsupportedValue, ValueTooLarge
 from ambidex.testing.values import REFUSED, VALUES, same
 
@@ -47,9 +48,68 @@ _ANY = st.recursive(
 )
 
 
+_SIMPLE = [
+    st.none() | _TEXT,
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: x != 0 or math.copysign(1, x) > 0),
+    st.booleans(),
+    st.lists(_TEXT, max_size=3),
+    st.lists(st.integers(0, 9), max_size=3) | st.none(),
+]
+
+
 @given(_ANY)
 def test_what_is_accepted_comes_back_the_same(value: Any) -> None:
     assert same(decode(encode(value)), value)
+
+
+@st.composite
+def _alike(draw: st.DrawFn) -> list[Any]:
+    """Draw dicts that have the same keys, mostly, and the same kinds of values under them, mostly."""
+    kinds = draw(st.dictionaries(_TEXT, st.sampled_from([*_SIMPLE, _ANY]), max_size=4))
+    few = draw(
+        st.lists(st.fixed_dictionaries(dict(kinds)) | st.fixed_dictionaries(dict(kinds)), min_size=1, max_size=4)
+    )
+    return [*few * 20, *draw(st.lists(_ANY, max_size=1))]
+
+
+@given(_alike())
+def test_many_values_become_what_each_becomes(values: list[Any]) -> None:
+    assert encode_all(values) == [encode(value) for value in values]
+
+
+@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"a": {"b": bad}, "c": 1}, lambda bad: {"a": [bad]}])
+@pytest.mark.parametrize(
+    "bad",
+    [math.nan, math.inf, -0.0, 2**63, "\x00", "\ud800", datetime(2026, 1, 1), object, {1: 2}, {"\x00": 1}],  # noqa: DTZ001
+)
+def test_of_many_values_the_one_that_cannot_be_stored_is_refused_in_its_own_words(
+    wrap: Callable[[Any], Any], bad: Any
+) -> None:
+    with pytest.raises(UnsupportedValue) as alone:
+        encode({"x": wrap(bad)})
+    good = {str: "x", float: 1.5, dict: {"a": 1}}.get(type(bad), 1)
+    values = [{"x": wrap(good)} for _ in range(40)]
+    with pytest.raises(UnsupportedValue) as among:
+        encode_all([*values, {"x": wrap(bad)}, *values])
+    assert str(among.value) == str(alone.value)
+
+
+def test_many_values_that_contain_themselves_are_refused() -> None:
+    chain: list[Any] = []
+    tree: list[Any] = []
+    chain.append(chain)
+    tree += [tree, tree]
+    for loop in (chain, tree):
+        with pytest.raises(UnsupportedValue, match="nested more than"):
+            encode_all([{"a": loop}] * 20)
+
+
+def test_the_size_limit_holds_for_each_of_many_values() -> None:
+    values = [{"a": "x" * 50} for _ in range(20)]
+    assert encode_all(values, 60) == [encode(value, 60) for value in values]
+    with pytest.raises(ValueTooLarge):
+        encode_all([*values, {"a": "x" * 60}], 60)
 
 
 @given(st.binary())

@@ -313,7 +313,7 @@ def test_what_does_not_fit_inside_is_told_without_its_value() -> None:
 def test_an_int_id_must_be_given() -> None:
     model = model_of(Base)
     with pytest.raises(UnsupportedValue, match=r"Base\.id is an int"):
-        model.with_ids([model.to_row(Base(None))])  # type: ignore[arg-type]
+        model.with_ids([None])
 
 
 def test_bytes_and_secrets_in_nested_data_are_refused() -> None:
@@ -376,9 +376,10 @@ def test_many_objects_become_what_each_becomes() -> None:
     model = model_of(Derived)
     many = [Derived(UserId(1)), Derived(UserId(2), "two", Level.HIGH, when=[datetime(2024, 1, 1)])]  # noqa: DTZ001
     rows = model.to_rows(many)
-    assert rows == [model.to_row(one) for one in many]
+    assert list(rows) == [model.to_row(one) for one in many]
     assert model.all_checked(rows) == [model.checked(row) for row in rows]
-    assert model.to_rows([]) == []
+    assert not model.to_rows([])
+    assert not model.all_checked(model.to_rows([]))
 
 
 @pytest.mark.parametrize("wrong", [Base(UserId(3)), Derived(UserId(2**63)), Derived(UserId(3), level=None)])  # type: ignore[arg-type]
@@ -393,19 +394,20 @@ def test_the_first_of_many_that_is_wrong_is_refused_in_its_own_words(wrong: Any)
 
 def test_a_row_among_many_that_does_not_fit_is_refused_in_its_own_words() -> None:
     model = model_of(Derived)
-    good, bad = model.to_rows([Derived(UserId(1)), Derived(UserId(2), choice="c")])  # type: ignore[arg-type]
+    rows = model.to_rows([Derived(UserId(1)), Derived(UserId(2), choice="c")])  # type: ignore[arg-type]
     with pytest.raises(UnsupportedValue) as alone:
-        model.checked(bad)
+        model.checked(rows[1])
     with pytest.raises(UnsupportedValue) as among:
-        model.all_checked([good, bad])
+        model.all_checked(rows)
     assert str(among.value) == str(alone.value)
 
 
 def test_new_ids_ascend() -> None:
     model = model_of(Keyed)
-    rows: list[dict[str, Any]] = [{"id": None} for _ in range(10_000)]
-    model.with_ids(rows)
-    ids = [row["id"] for row in rows]
+    given = model_of(Keyed).with_ids([None])
+    ids = model.with_ids([None, *given, *[None] * 10_000])
+    assert ids[1] == given[0]
+    ids = [*given, ids[0], *ids[2:]]
     assert ids == sorted(set(ids))
     assert {(id_.version, id_.variant) for id_ in ids} == {(7, "specified in RFC 4122")}
 

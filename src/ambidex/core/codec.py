@@ -17,9 +17,10 @@ import enum
 import math
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, TypeVar, cast, overload
 from uuid import UUID
 
@@ -36,6 +37,7 @@ __all__ = [
     "canonical",
     "decode",
     "encode",
+    "encode_all",
     "pack",
     "raw",
     "to_plain",
@@ -54,6 +56,10 @@ _MAX_DEPTH = 200
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _TUPLE, _SET, _FROZENSET = range(1, 10)
 
 _MANY: Final = 16  # items of a list from which passes of C over all are faster than a look at each
+_TOGETHER: Final = 256  # values whose parts are looked at together: no more than the processor has at hand
+_MOST_TOGETHER: Final = 100_000  # items of their lists
+_DEEP: Final = 10
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _pack = msgspec.msgpack.Encoder().encode
 _pack_sorted = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_plain = msgspec.msgpack.Decoder().decode  # extensions stay as they are
@@ -114,6 +120,27 @@ def pack(value: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
 def raw(stored: Stored) -> Any:
     """Return a value in stored form as a part of what :func:`pack` takes."""
     return stored if type(stored) is int else msgspec.Raw(memoryview(cast("bytes", stored))[1:])
+
+
+def encode_all(values: Sequence[Any], max_bytes: int = DEFAULT_MAX_BYTES) -> list[Stored]:
+    """Return what :func:`encode` makes of each value; dicts with the same keys are looked at in passes of C over many.
+
+    Raises:
+        UnsupportedValue, ValueTooLarge: see :func:`encode`.
+    """
+    stored: list[Stored] = []
+    for start in range(0, len(values), _TOGETHER):
+        some = values[start : start + _TOGETHER]
+        if len(some) < _MANY or set(map(type, some)) != {dict} or not _fit(some, 0, max_bytes):
+            stored += [encode(value, max_bytes) for value in some]
+            continue
+        try:
+            packed = list(map(_VERSION.__add__, map(_pack, some)))
+        except UnicodeEncodeError:
+            packed = []
+        fits = len(max(packed, key=len, default=b"")) <= max_bytes
+        stored += packed if packed and fits else [encode(value, max_bytes) for value in some]
+    return stored
 
 
 def _too_large(size: int, limit: int) -> ValueTooLarge:
@@ -228,7 +255,7 @@ def _list(value: list[Any], depth: int, limit: int) -> list[Any]:
     return value if out is None else out
 
 
-def _alike(value: list[Any], limit: int) -> bool:
+def _alike(value: Sequence[Any], limit: int) -> bool:
     """Tell whether a list of one kind has nothing in it to refuse or replace, in passes of C; False: look closer."""
     kinds = set(map(type, value))
     if len(kinds) > 1:
@@ -247,6 +274,31 @@ def _alike(value: list[Any], limit: int) -> bool:
         text = "".join(value)
         return "\x00" not in text and len(text) <= limit
     return kind is bool or kind is type(None)
+
+
+def _fit(values: Sequence[Any], depth: int, limit: int) -> bool:
+    """Tell whether values of one shape have nothing in them to refuse or replace; False: look at each closer."""
+    kinds = set(map(type, values))
+    if len(kinds) == 2 and type(None) in kinds:
+        kinds.discard(type(None))
+        values = [value for value in values if value is not None]
+    if len(kinds) != 1:
+        return not kinds
+    (kind,) = kinds
+    if kind is dict:
+        names, *others = set(map(tuple, values))
+        if others or depth == _DEEP or not set(map(type, names)) <= {str} or "\x00" in "".join(names):
+            return False
+        return all(_fit(column, depth + 1, limit) for column in zip(*map(dict.values, values), strict=True))
+    if kind is list:
+        if depth == _DEEP or sum(map(len, values)) > _MOST_TOGETHER:
+            return False
+        return _fit(list(chain.from_iterable(values)), depth + 1, limit)
+    if kind is float and 0.0 in values:
+        return math.isfinite(sum(values)) and not any(
+            value == 0.0 and math.copysign(1.0, value) < 0 for value in values
+        )
+    return kind in _SCALARS and _alike(values, limit)
 
 
 def _dict(value: dict[Any, Any], depth: int, limit: int) -> dict[str, Any]:

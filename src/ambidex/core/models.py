@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from ambidex.core.assembly import Assembly
 from ambidex.core.derive import annotations_of, derive, field_names, origin_of
 from ambidex.core.ids import uuid7s
+from ambidex.core.rows import Rows
 from ambidex.core.spec import (
     CreatedAt,
     DeletedAt,
@@ -108,7 +110,7 @@ class Model(Generic[T]):
             self._refuse_more(obj)
         return {name: self._value(field, getattr(obj, name), serializer) for name, field in self._fields.items()}
 
-    def to_rows(self, objs: Sequence[T], serializer: Serializer | None = None) -> list[dict[str, Any]]:
+    def to_rows(self, objs: Sequence[T], serializer: Serializer | None = None) -> Rows:
         """Return what :meth:`to_row` returns for each object; a field of all of them at a time, which is faster.
 
         Raises:
@@ -117,9 +119,10 @@ class Model(Generic[T]):
         try:
             columns = self._columns(objs, serializer)
         except UnsupportedValue:
-            return [self.to_row(obj, serializer) for obj in objs]  # raises what is wrong with the first
-        names = tuple(self._fields)
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+            for obj in objs:
+                self.to_row(obj, serializer)  # raises what is wrong with the first
+            raise
+        return Rows(dict(zip(self._fields, columns, strict=True)), len(objs))
 
     def _columns(self, objs: Sequence[T], serializer: Serializer | None) -> list[Sequence[Any]]:
         for kind in set(map(type, objs)) - self._accepted:
@@ -204,21 +207,25 @@ class Model(Generic[T]):
         except Corrupted as error:
             raise UnsupportedValue(f"the object does not fit its class: {str(error).partition(': ')[2]}") from None
 
-    def all_checked(self, rows: Sequence[Mapping[str, Any]]) -> list[T]:
+    def all_checked(self, rows: Rows) -> list[T]:
         """Return what :meth:`checked` returns for each row.
 
         Raises:
             UnsupportedValue: see :meth:`checked`.
         """
-        if self._validate == self._convert:
-            whole: Sequence[Any] = [self._without_gaps(row) for row in rows] if self._optional else rows
-            if self._shape is not None:
-                whole = list(map(self._shape, whole))
+        if self._validate == self._convert and not any(None in rows.columns[name] for name in self._optional):
             try:
-                return cast("list[T]", self._converted(whole, self._many))
+                if self._shape is not None:
+                    return cast("list[T]", self._converted(list(map(self._shape, rows)), self._many))
+                return self._assembly.objects(rows)
             except (msgspec.ValidationError, ValueError, TypeError):
                 pass  # one after the other, then, for the words about the first that does not fit
         return [self.checked(row) for row in rows]
+
+    @functools.cached_property
+    def _assembly(self) -> Assembly[T]:
+        annotations = {name: self._annotations[name] for name in self._fields}
+        return Assembly(self.cls, self._origin, annotations, self._converted)
 
     def changes(self, values: Mapping[str, Any], serializer: Serializer | None = None) -> dict[str, Any]:
         """Return new values of some fields in stored form, each checked against its field's own annotation.
@@ -262,21 +269,30 @@ class Model(Generic[T]):
         return cast("T", self._converted(row if self._shape is None else self._shape(row), self.cls))
 
     @staticmethod
-    def _converted(value: Any, kind: Any) -> Any:
-        return msgspec.convert(value, type=kind, dec_hook=validate_nested, str_keys=True)
+    def _converted(value: Any, kind: Any, *, from_attributes: bool = False) -> Any:
+        return msgspec.convert(
+            value, type=kind, dec_hook=validate_nested, str_keys=True, from_attributes=from_attributes
+        )
 
-    def with_ids(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Give new ids to the rows that have none: UUIDv7 for UUID and text ids."""
-        name = self.spec.id
-        without = [row for row in rows if not row[name] and row[name] in (None, "")]
-        kind = self._fields[name].kind
-        if without and kind is Kind.INTEGER:
+    def with_ids(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return ids, new ones for those that are missing: UUIDv7 for UUID and text ids.
+
+        Raises:
+            UnsupportedValue: they are numbers, which the application gives.
+        """
+        missing = [at for at, value in enumerate(values) if not value and value in (None, "")]
+        if not missing:
+            return values
+        kind = self._fields[self.spec.id].kind
+        if kind is Kind.INTEGER:
             raise UnsupportedValue(
-                f"{self.name}.{name} is an int and has no value; give it one, or let it be a UUID or text, "
+                f"{self.name}.{self.spec.id} is an int and has no value; give it one, or let it be a UUID or text, "
                 "which gets one by itself"
             )
-        for row, made in zip(without, uuid7s(len(without)), strict=True):
-            row[name] = made if kind is Kind.UUID else str(made)
+        values = list(values)
+        for at, made in zip(missing, uuid7s(len(missing)), strict=True):
+            values[at] = made if kind is Kind.UUID else str(made)
+        return values
 
 
 _models: Callable[[Any], Any] = functools.cache(Model)

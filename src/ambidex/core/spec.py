@@ -10,7 +10,19 @@ import enum
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["CreatedAt", "DeletedAt", "Field", "Id", "Indexed", "Kind", "RecordSpec", "Unique", "UpdatedAt", "Version"]
+__all__ = [
+    "CreatedAt",
+    "DeletedAt",
+    "Field",
+    "Id",
+    "Indexed",
+    "Kind",
+    "RecordSpec",
+    "Unique",
+    "UpdatedAt",
+    "Version",
+    "is_mark",
+]
 
 
 class _Mark:
@@ -52,6 +64,11 @@ class UpdatedAt(_Mark):
 
 class DeletedAt(_Mark):
     """An optional aware datetime: deleting sets it, and reads skip the record (soft delete)."""
+
+
+def is_mark(one: Any) -> bool:
+    """Tell whether something in an annotation is one of these constraints, which no value can break."""
+    return isinstance(one, _Mark)
 
 
 class Kind(enum.StrEnum):

@@ -14,7 +14,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any, NamedTuple, Self
 
-from ambidex.core.codec import Stored, decode, encode
+from ambidex.core.codec import Stored, decode, encode, encode_all
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.keys import escape, escape_all, unescape
 from ambidex.core.ports import Put, When
@@ -115,8 +115,8 @@ class KeyValue(Store):
     @operation
     async def set_many(self, items: Mapping[str, Any], ttl: TTL | None = None) -> None:
         """Store several values in one batch, all or none where the backend can."""
-        most = self._max
-        puts = list(map(_put, zip(self._keys(items), [encode(value, most) for value in items.values()], strict=True)))
+        values = encode_all(list(items.values()), self._max)
+        puts = list(map(_put, zip(self._keys(items), values, strict=True)))
         if puts:
             await self._port.put_many(puts, ttl_to_ms(ttl))
 

@@ -19,6 +19,7 @@ from ambidex.core.filters import bind, conditions_of, order_of
 from ambidex.core.models import Model, model_of
 from ambidex.core.ports import Capability, Order, RecordQuery, Row, Space
 from ambidex.core.query import Condition
+from ambidex.core.rows import Rows
 from ambidex.core.runtime import one_deadline
 from ambidex.errors import ConfigurationError, InvalidQuery, NotFound, UnsupportedValue
 from ambidex.stores.cursors import read_cursor, write_cursor
@@ -190,7 +191,7 @@ class Repository(Store, Generic[T]):
         """Store objects, new or not, all or none, and return them as stored, in order."""
         rows = self._all_new(_several(models, "objects"))
         self._model.all_checked(rows)
-        stored = await self._port.upsert(self._space, rows) if rows else []
+        stored = await self._port.upsert(self._space, list(rows)) if rows else []
         return [self._model.from_row(row) for row in stored]
 
     @operation
@@ -334,31 +335,33 @@ class Repository(Store, Generic[T]):
     # Inside.
 
     def _new(self, model: T) -> Row:
-        (row,) = self._begun([self._row(model)])
+        row, spec = self._row(model), self._spec
+        row[spec.id] = self._model.with_ids([row[spec.id]])[0]
+        row.update(self._begun())
         return row
 
-    def _all_new(self, models: Sequence[T]) -> builtins.list[Row]:
-        return self._begun(self._model.to_rows(models, self._scope.json_serializer))
-
-    def _begun(self, rows: builtins.list[Row]) -> builtins.list[Row]:
-        """Return rows with what the storage gives to new records."""
-        spec = self._spec
-        self._model.with_ids(rows)
-        times = [name for name in (spec.created_at, spec.updated_at) if name is not None]
-        for row in rows:
-            if times:
-                row.update(dict.fromkeys(times, datetime.now(UTC)))
-            if spec.version is not None:
-                row[spec.version] = 1
+    def _all_new(self, models: Sequence[T]) -> Rows:
+        rows, spec = self._model.to_rows(models, self._scope.json_serializer), self._spec
+        rows.columns[spec.id] = self._model.with_ids(rows.columns[spec.id])
+        for name, value in self._begun().items():
+            rows.columns[name] = [value] * len(rows)
         return rows
 
-    async def _add(self, models: Iterable[T], rows: builtins.list[Row]) -> None:
+    def _begun(self) -> Row:
+        """Return what the storage gives to new records."""
+        spec, now = self._spec, datetime.now(UTC)
+        given: Row = {name: now for name in (spec.created_at, spec.updated_at) if name is not None}
+        if spec.version is not None:
+            given[spec.version] = 1
+        return given
+
+    async def _add(self, models: Iterable[T], rows: Sequence[Row]) -> None:
         """Insert rows; but where writes wait for a commit elsewhere, put those whose ids were made for them just now.
 
         Nobody else has such an id, so both come to the same, and only what cannot be refused later may wait.
         """
         if self._scope.defers() and all(getattr(model, self._spec.id) in (None, "") for model in models):
-            await self._port.upsert(self._space, rows)
+            await self._port.upsert(self._space, list(rows))
         else:
             await self._port.insert(self._space, rows)
 

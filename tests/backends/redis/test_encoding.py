@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from ambidex.backends.redis.encoding import (
     EVERYTHING,
     Range,
+    all_to_plain,
+    encode,
+    encode_all,
     from_plain,
     intersect,
     member,
     place,
+    places,
     ranges,
     to_plain,
 )
@@ -100,3 +104,13 @@ def test_intersections_hold_what_lies_in_both(one: list[Range], other: list[Rang
 def test_contains_is_no_range() -> None:
     assert ranges(Kind.TEXT, Condition("x", "contains", "a")) is None
     assert intersect(EVERYTHING, EVERYTHING) == EVERYTHING
+
+
+@given(st.integers(0, 5).flatmap(_some))
+def test_many_values_at_once_become_what_each_becomes(given: tuple[Kind, list[Any]]) -> None:
+    kind, values = given
+    there = [value for value in values if value is not None]
+    assert encode_all(kind, there) == [encode(kind, value) for value in there]
+    for some in (there, values):
+        assert places(kind, some) == [place(kind, value) for value in some]
+        assert list(all_to_plain(kind, some)) == [to_plain(kind, value) for value in some]

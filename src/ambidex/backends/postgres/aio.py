@@ -77,10 +77,15 @@ class AsyncConnection:
         self._done = done
         self._timer = self._loop.call_later(deadline - time.monotonic(), self._expire)
         try:
-            self._session.send(self._session.bind(statements))
-            self._flush()
+            request = self._session.bind(statements)
         except Exception as error:
-            self._end(None, error, broken=isinstance(error, Lost))
+            self._end(None, error, broken=False)
+            return
+        try:
+            self._session.send(request)
+            self._flush()
+        except Exception as error:  # a part of it may be on its way
+            self._end(None, error, broken=True)
 
     async def run(self, statements: Sequence[Statement], deadline: float) -> list[list[Row]]:
         """Send a request and await its reply.

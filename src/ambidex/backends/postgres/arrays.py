@@ -7,13 +7,15 @@ there is another one: nothing is written as text on this side that the server wo
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 
-from ambidex.backends.postgres.wire import array, bigint_array, bytea_array, text_array
+from ambidex.backends.postgres.wire import bigint_array, bytea_array, even_array, sized_array, text_array
 from ambidex.core.spec import Kind
 
 __all__ = ["ARRAYS", "Array"]
@@ -21,7 +23,7 @@ __all__ = ["ARRAYS", "Array"]
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _DAY = _EPOCH.toordinal()
 _MICROSECOND = timedelta(microseconds=1)
-_json = msgspec.json.Encoder(order="sorted").encode
+_json = msgspec.json.Encoder(order="sorted").encode_lines
 
 
 class Array(NamedTuple):
@@ -33,34 +35,50 @@ class Array(NamedTuple):
     """Takes values in stored form, None among them."""
 
 
-def _of(type_: str, oid: int, element: Callable[[Any], bytes]) -> Array:
-    """Return an array whose elements are packed one by one, each behind its size."""
-    return Array(type_, lambda values: array(oid, [_NULL if value is None else element(value) for value in values]))
+def _of(type_: str, oid: int, size: int, packed: Callable[[Any], Iterable[bytes]]) -> Array:
+    """Return an array whose elements take ``size`` bytes each.
+
+    Args:
+        type_: see :class:`Array`.
+        oid: of the elements' type.
+        size: of an element.
+        packed: makes the elements of values among which no None is.
+    """
+
+    def make(values: Sequence[Any]) -> bytes:
+        if type(None) not in set(map(type, values)):
+            return even_array(oid, size, list(packed(values)))
+        there = iter(packed([value for value in values if value is not None]))
+        return even_array(oid, size, [None if value is None else next(there) for value in values])
+
+    return Array(type_, make)
 
 
-_NULL = struct.pack(">i", -1)
-_pack_day = struct.Struct(">ii").pack
-_pack_time = struct.Struct(">iq").pack
-_pack_float = struct.Struct(">id").pack
-_pack_size = struct.Struct(">i").pack
+_pack_day = struct.Struct(">i").pack
+_pack_time = struct.Struct(">q").pack
+_pack_float = struct.Struct(">d").pack
 
 
-def _datetime(value: datetime) -> bytes:
-    return _pack_time(8, (value - _EPOCH) // _MICROSECOND)
+def _uuids(values: Iterable[UUID]) -> Iterable[bytes]:
+    return [value.int.to_bytes(16, "big") for value in values]
+
+
+def _datetimes(values: Iterable[datetime]) -> Iterable[bytes]:
+    return [_pack_time((value - _EPOCH) // _MICROSECOND) for value in values]
 
 
 def _time(value: time) -> bytes:
     seconds = (value.hour * 60 + value.minute) * 60 + value.second
-    return _pack_time(8, seconds * 1_000_000 + value.microsecond)
+    return _pack_time(seconds * 1_000_000 + value.microsecond)
 
 
 def _date(value: date) -> bytes:
-    return _pack_day(4, value.toordinal() - _DAY)
+    return _pack_day(value.toordinal() - _DAY)
 
 
-def _nested(value: Any) -> bytes:
-    data = _json(value)
-    return _pack_size(len(data)) + data
+def _nested(values: Sequence[Any]) -> bytes:
+    lines = _json(values).split(b"\n")  # JSON has no line breaks of its own
+    return sized_array(114, [None if value is None else line for value, line in zip(values, lines, strict=False)])
 
 
 def _decimals(values: Sequence[Any]) -> bytes:
@@ -71,13 +89,13 @@ def _decimals(values: Sequence[Any]) -> bytes:
 ARRAYS: Mapping[Kind, Array] = {
     Kind.TEXT: Array("text", text_array),
     Kind.INTEGER: Array("bigint", bigint_array),
-    Kind.FLOAT: _of("double precision", 701, lambda value: _pack_float(8, value)),
-    Kind.BOOLEAN: _of("boolean", 16, lambda value: b"\x00\x00\x00\x01\x01" if value else b"\x00\x00\x00\x01\x00"),
+    Kind.FLOAT: _of("double precision", 701, 8, partial(map, _pack_float)),
+    Kind.BOOLEAN: _of("boolean", 16, 1, partial(map, (b"\x00", b"\x01").__getitem__)),
     Kind.DECIMAL: Array("text", _decimals),
-    Kind.UUID: _of("uuid", 2950, lambda value: b"\x00\x00\x00\x10" + value.bytes),
-    Kind.DATETIME: _of("timestamp with time zone", 1184, _datetime),
-    Kind.DATE: _of("date", 1082, _date),
-    Kind.TIME: _of("time without time zone", 1083, _time),
+    Kind.UUID: _of("uuid", 2950, 16, _uuids),
+    Kind.DATETIME: _of("timestamp with time zone", 1184, 8, _datetimes),
+    Kind.DATE: _of("date", 1082, 4, partial(map, _date)),
+    Kind.TIME: _of("time without time zone", 1083, 8, partial(map, _time)),
     Kind.BYTES: Array("bytea", bytea_array),
-    Kind.JSON: _of("json", 114, _nested),
+    Kind.JSON: Array("json", _nested),
 }

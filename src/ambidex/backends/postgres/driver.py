@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
@@ -176,7 +176,7 @@ class Leaf(ABC):
     async def write(self, sql: str, args: Args = ()) -> list[Row]:
         return (await self._request(((sql, args),), write=True))[0]
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
+    async def write_many(self, sql: str, rows: Iterable[Args]) -> list[Row]:
         answers = await self._request([(sql, args) for args in rows], write=True)
         return [row for answer in answers for row in answer]
 

@@ -6,11 +6,15 @@ holds a value, so that the server can count in one of them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate
+from operator import add
 from typing import Any, Protocol
 
 from ambidex.backends.postgres.batches import Lookup, Upsert
-from ambidex.backends.postgres.wire import bigint_array, bytea_array, text_array
+from ambidex.backends.postgres.wire import Later, bigint_array, bytea_array, text_array
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.sql import Args, Dialect, Row, SqlLeaf, Statement
 from ambidex.core.codec import Stored
@@ -20,7 +24,7 @@ from ambidex.errors import AlreadyExists
 __all__ = ["PostgresKeyValue", "PostgresLeaf"]
 
 _TOGETHER = 65_536  # a longer value goes alone: it would only hold up the others
-_CHUNK = 512 * 1024
+_CHUNK = 256 * 1024
 _MANY = 500
 _SAMPLE = 16
 
@@ -98,17 +102,14 @@ class PostgresKeyValue(SqlKeyValue):
 
     async def put_many(self, items: Sequence[Put], ttl_ms: int | None) -> None:
         # In the order of the keys, so that two such calls cannot lock rows crosswise.
-        rows = sorted(dict(items).items())
-        numbers = [(key, value) for key, value in rows if isinstance(value, int)]
-        blobs = [(key, value) for key, value in rows if not isinstance(value, int)] if numbers else rows
-        statements: list[Statement] = []
-        for chunk in _chunks(blobs):
-            keys, values = zip(*chunk, strict=True)
-            statements.append((self._insert_bytes, (ttl_ms, text_array(keys), bytea_array(values))))
-        if numbers:
-            keys, integers = zip(*numbers, strict=True)
-            statements.append((self._insert_ints, (ttl_ms, text_array(keys), bigint_array(integers))))
-        if await self._seem_new([key for key, _ in rows]):
+        stored = dict(items)
+        keys = sorted(stored)
+        values = list(map(stored.__getitem__, keys))
+        if int in set(map(type, values)):
+            statements = self._puts_of_both(ttl_ms, keys, values)
+        else:
+            statements = self._puts_of_bytes(ttl_ms, keys, values)  # type: ignore[arg-type]  # all are bytes
+        if await self._seem_new(keys):
             try:
                 await self._leaf.script(statements)
             except AlreadyExists:
@@ -116,6 +117,21 @@ class PostgresKeyValue(SqlKeyValue):
             else:
                 return
         await self._leaf.script([(f"{text} {self._on_conflict}", args) for text, args in statements])
+
+    def _puts_of_bytes(self, ttl_ms: int | None, keys: Sequence[str], values: Sequence[bytes]) -> list[Statement]:
+        """Return the statements that store bytes; the server works on one while the next is made."""
+
+        def arrays(part: slice) -> Sequence[Any]:
+            return ttl_ms, text_array(keys[part]), bytea_array(values[part])
+
+        return [(self._insert_bytes, Later(partial(arrays, part))) for part in _parts(keys, values)]
+
+    def _puts_of_both(self, ttl_ms: int | None, keys: Sequence[str], values: Sequence[Stored]) -> list[Statement]:
+        pairs = list(zip(keys, values, strict=True))
+        blobs = {key: value for key, value in pairs if not isinstance(value, int)}
+        numbers = {key: value for key, value in pairs if isinstance(value, int)}
+        args = (ttl_ms, text_array(list(numbers)), bigint_array(list(numbers.values())))
+        return [*self._puts_of_bytes(ttl_ms, list(blobs), list(blobs.values())), (self._insert_ints, args)]
 
     async def _seem_new(self, keys: Sequence[str]) -> bool:
         """Tell whether many keys are to be stored, and a few of them are not there.
@@ -148,16 +164,14 @@ class PostgresKeyValue(SqlKeyValue):
         return rows[0][0] if rows else None
 
 
-def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut rows of key and value into parts of bounded size: the server works on one while the next is on its way."""
+def _parts(keys: Sequence[str], values: Sequence[bytes]) -> Iterator[slice]:
+    """Cut keys and values into parts of bounded size."""
+    ends = list(accumulate(map(add, map(len, keys), map(len, values))))
     start = size = 0
-    for place, (key, value) in enumerate(rows, 1):
-        size += len(key) + len(value)
-        if size >= _CHUNK:
-            yield rows[start:place]
-            start, size = place, 0
-    if start < len(rows):
-        yield rows[start:]
+    while start < len(ends):
+        stop = min(bisect_left(ends, size + _CHUNK, start) + 1, len(ends))
+        yield slice(start, stop)
+        start, size = stop, ends[stop - 1]
 
 
 def _split(value: Stored) -> tuple[bytes | None, int | None]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 from ambidex.backends.postgres.arrays import ARRAYS
 from ambidex.backends.postgres.batches import Lookup
-from ambidex.backends.postgres.wire import text_array
+from ambidex.backends.postgres.wire import Later, text_array
 from ambidex.backends.relational.record_sql import TENANT, RecordDialect, Sql
 from ambidex.backends.relational.records import RecordsLeaf, SqlRecords, taken
 from ambidex.backends.relational.sql import Row as SqlRow
-from ambidex.backends.relational.sql import Statement
 from ambidex.core.ports import Row, Space
 from ambidex.core.query import Condition
+from ambidex.core.rows import column
 from ambidex.core.spec import RecordSpec
 from ambidex.errors import AlreadyExists
 
@@ -27,7 +28,7 @@ __all__ = ["PostgresRecords"]
 
 _MARK = "\x1f"
 """Between the tenant and the id of a queued lookup."""
-_AT_ONCE = 5_000
+_AT_ONCE = 2_000
 
 
 class _Leaf(RecordsLeaf, Protocol):
@@ -99,13 +100,13 @@ class PostgresRecords(SqlRecords):
         sql = await self._sql(space.spec)
         text = _bulk(sql)
         makers = [(name, ARRAYS[field.kind].make) for name, field in sql.fields.items()]
-        statements: list[Statement] = []
-        for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
-            arrays = [make([row[name] for row in part]) for name, make in makers]
-            statements.append((text, (space.tenant, *arrays)))
+
+        def arrays(part: Sequence[Row]) -> Sequence[Any]:
+            return (space.tenant, *[make(column(part, name)) for name, make in makers])
+
+        parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
         try:
-            await self._leaf.script(statements)
+            await self._leaf.script([(text, Later(partial(arrays, part))) for part in parts])
         except AlreadyExists as error:
             raise taken(sql, rows, error) from None
 

@@ -16,7 +16,7 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from ambidex.backends.postgres.errors import Lost, Refused
-from ambidex.backends.postgres.wire import dump, native
+from ambidex.backends.postgres.wire import Later, dump, native
 from ambidex.backends.relational.sql import Row, Statement
 
 __all__ = ["Session"]
@@ -24,8 +24,9 @@ __all__ = ["Session"]
 _SYNC, _ERROR = ExecStatus.PIPELINE_SYNC, ExecStatus.FATAL_ERROR
 _ROWS, _DONE = ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK
 _MOST_NAMED = 500
-Request = list[tuple[str, list[bytes | None], list[int]]]
-"""Statements with their bound values and the formats of these."""
+Bound = tuple[list[bytes | None], list[int]]
+Request = list[tuple[str, Bound | Later]]
+"""Statements with their bound values and the formats of these, or with what is bound when it is sent."""
 _BINARY = 1
 
 
@@ -62,17 +63,26 @@ class Session:
         Raises:
             UnsupportedValue: an argument cannot be bound.
         """
-        return [(sql, *dump(args)) for sql, args in statements]
+        return [(sql, args if type(args) is Later else dump(args)) for sql, args in statements]
 
     def send(self, request: Request) -> None:
         """Hand a request to libpq; it may need flushing.
+
+        After any exception the connection is of no use.
 
         Raises:
             Lost: the connection is broken.
         """
         pgconn = self.pgconn
+        # What is made late is no COMMIT: without the Sync behind it, the server undoes what it has of such statements.
+        whole = all(type(args) is not Later for _, args in request)
         try:
-            for sql, values, formats in request:
+            for sql, args in request:
+                if type(args) is Later:
+                    pgconn.flush()  # so that the server has something to do meanwhile
+                    values, formats = dump(args)
+                else:
+                    values, formats = args
                 name = self._names.get(sql)
                 if name is None and self.named and len(self._names) < _MOST_NAMED:
                     name = self._names[sql] = b"s%d" % self._named
@@ -84,9 +94,10 @@ class Session:
                 else:
                     pgconn.send_query_prepared(name, values, formats, _BINARY)
                 self._wanted.append(None)
+            whole = True
             pgconn.pipeline_sync()
         except OperationalError as error:
-            raise Lost(str(error), sent=True) from None
+            raise Lost(str(error), sent=whole) from None
 
     def flush(self) -> bool:
         """Push out what libpq holds; True when nothing is left."""

@@ -7,19 +7,46 @@ unambiguously: bytes and arrays in binary, everything else as text whose type th
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from operator import add
+from typing import Any, overload
 
 from ambidex.errors import UnsupportedValue
 
-__all__ = ["array", "bigint_array", "bytea_array", "dump", "native", "sized_array", "text_array"]
+__all__ = ["Later", "bigint_array", "bytea_array", "dump", "even_array", "native", "sized_array", "text_array"]
 
 _TEXT, _BYTEA, _BIGINT = 25, 17, 20  # pg_type.oid
 _HEAD = struct.Struct(">iiIii")
 _SIZE = struct.Struct(">i")
 _SIZED_INT = struct.Struct(">iq")
 _NULL = _SIZE.pack(-1)
+
+
+class Later(Sequence[Any]):
+    """Arguments that are made when they are sent: while the server works on what was sent before them.
+
+    Args:
+        make: makes them, each time they are sent; nothing in them may be such that it cannot be bound.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[], Sequence[Any]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+    @overload
+    def __getitem__(self, at: int) -> Any: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Any]: ...
+    def __getitem__(self, at: int | slice) -> Any:
+        return self._make()[at]
 
 
 @lru_cache(maxsize=4096)
@@ -55,17 +82,27 @@ def dump(args: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
 
 def text_array(items: Sequence[str | None]) -> bytes:
     """Return the binary form of ``text[]``."""
-    return array(_TEXT, _sized([None if item is None else item.encode() for item in items]))
+    try:
+        data: Sequence[bytes | None] = list(map(str.encode, items))  # type: ignore[arg-type]  # None is why it may fail
+    except TypeError:
+        data = [None if item is None else item.encode() for item in items]
+    return sized_array(_TEXT, data)
 
 
 def bytea_array(items: Sequence[bytes | None]) -> bytes:
     """Return the binary form of ``bytea[]``."""
-    return array(_BYTEA, _sized(items))
+    return sized_array(_BYTEA, items)
 
 
 def bigint_array(items: Sequence[int | None]) -> bytes:
     """Return the binary form of ``bigint[]``."""
-    return array(_BIGINT, [_NULL if item is None else _SIZED_INT.pack(8, item) for item in items])
+    number = len(items)
+    try:
+        flat = [8] * (2 * number)
+        flat[1::2] = items  # type: ignore[assignment]  # None is why it may fail
+        return _array(_BIGINT, number, struct.pack(">" + "iq" * number, *flat))
+    except struct.error:
+        return _array(_BIGINT, number, b"".join(_NULL if item is None else _SIZED_INT.pack(8, item) for item in items))
 
 
 def sized_array(oid: int, items: Sequence[bytes | None]) -> bytes:
@@ -75,16 +112,24 @@ def sized_array(oid: int, items: Sequence[bytes | None]) -> bytes:
         oid: of the type of the elements.
         items: the elements.
     """
-    return array(oid, _sized(items))
-
-
-def _sized(items: Sequence[bytes | None]) -> list[bytes]:
     pack = _SIZE.pack
-    return [_NULL if item is None else pack(len(item)) + item for item in items]
+    try:
+        data = b"".join(map(add, map(pack, map(len, items)), items))  # type: ignore[arg-type]  # as above
+    except TypeError:
+        data = b"".join([_NULL if item is None else pack(len(item)) + item for item in items])
+    return _array(oid, len(items), data)
 
 
-def array(oid: int, items: list[bytes]) -> bytes:
-    """Return an array of a type's elements, each of which stands behind its size."""
-    if not items:
-        return struct.pack(">iiI", 0, 0, oid)
-    return _HEAD.pack(1, 1, oid, len(items), 1) + b"".join(items)
+def even_array(oid: int, size: int, items: Sequence[bytes | None]) -> bytes:
+    """Return what :func:`sized_array` does, where each element takes ``size`` bytes."""
+    head = _SIZE.pack(size)
+    try:
+        data = head + head.join(items)  # type: ignore[arg-type]  # as above
+    except TypeError:
+        data = b"".join([_NULL if item is None else head + item for item in items])
+    return _array(oid, len(items), data)
+
+
+def _array(oid: int, number: int, data: bytes) -> bytes:
+    """Return an array of so many elements, each of which stands behind its size."""
+    return (_HEAD.pack(1, 1, oid, number, 1) + data) if number else struct.pack(">iiI", 0, 0, oid)

@@ -8,16 +8,29 @@ filled from the records by whoever needs it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
+import struct
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ambidex.backends.redis.encoding import all_to_plain, encode, from_plain, member, place, places, to_plain
+from ambidex.backends.redis.encoding import (
+    all_to_plain,
+    encode,
+    encode_all,
+    from_plain,
+    member,
+    place,
+    places,
+    to_plain,
+)
 from ambidex.core.ports import Row, Space
+from ambidex.core.rows import column
 from ambidex.core.spec import Kind, RecordSpec
 from ambidex.errors import ConfigurationError, Corrupted
 
@@ -28,6 +41,7 @@ REVISION: Final = 8
 
 PLAIN, INDEX, UNIQUE, BUILDING = 0, 1, 2, 4
 _pack = msgspec.msgpack.Encoder().encode
+_pack_size = struct.Struct(">I").pack
 _unpack = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _TABLE = "give the model another __tablename__"
 
@@ -159,22 +173,27 @@ class Layout:
 
     def adding(self, rows: Sequence[Row]) -> bytes:
         """Return the part of a script that adds records."""
-        words, tails = [b"%d" % len(rows)], list[bytes]()
-        names = [name for name, _ in self._own]
-        columns = {name: [row[name] for row in rows] for name in names}
-        plain = zip(*(all_to_plain(kind, columns[name]) for name, kind in self._own), strict=True)
+        columns = {name: column(rows, name) for name, _ in self._own}
+        ids = encode_all(self._id_kind, columns[self.spec.id])
+        tails = [id_ + _pack_size(len(id_)) for id_ in ids]
+        plain = [all_to_plain(kind, columns[name]) for name, kind in self._own]
         noise = os.urandom(REVISION * len(rows))
-        for at, (value, content) in enumerate(zip(columns[self.spec.id], plain, strict=True)):
-            id_ = self.id(value)
-            words += (id_, noise[REVISION * at : REVISION * (at + 1)] + _pack(dict(zip(names, content, strict=True))))
-            tails.append(id_ + len(id_).to_bytes(4, "big"))
+        revisions = [noise[at : at + REVISION] for at in range(0, len(noise), REVISION)]
+        words = [b""] * (2 * len(rows))
+        words[::2] = ids
+        words[1::2] = map(add, revisions, map(_pack, map(self._record, *plain)))
         for index in self.indexes.values():
             if index.name == self.spec.id:
                 words += [b"\x01" + tail for tail in tails]
             else:
                 values = columns.get(index.name) or [None] * len(rows)
-                words += map(bytes.__add__, places(index.kind, values), tails)
-        return _joined(words)
+                words += map(add, places(index.kind, values), tails)
+        return _joined([b"%d" % len(rows), *words])
+
+    @functools.cached_property
+    def _record(self) -> type[msgspec.Struct]:
+        """A class whose objects are packed as a dict of a record's fields is, and made faster."""
+        return msgspec.defstruct("_Record", [(name, Any) for name, _ in self._own], gc=False)
 
     def entering(self, known: Known) -> bytes:
         """Return the step of a script that enters a stored record into the indexes that may lack it."""
@@ -195,7 +214,7 @@ def _words(id_: bytes, revision: bytes, content: bytes, gone: Sequence[Member], 
 
 
 def _joined(words: Sequence[bytes]) -> bytes:
-    return b"".join([len(word).to_bytes(4, "big") + word for word in words])
+    return b"".join(map(add, map(_pack_size, map(len, words)), words))
 
 
 def merged(spec: RecordSpec, text: bytes | None, *, empty: bool) -> dict[str, Column]:

@@ -86,14 +86,18 @@ local function undo(number)
   end
 end
 
+local function words(number)
+  local data = {struct.unpack('>' .. string.rep('I4c0', number), part, place)}
+  place = table.remove(data)
+  return data
+end
+
 local done = 0
 for number = 3, #ARGV do
   part, place = ARGV[number], 1
-  local count, ids, pairs = tonumber(word()), {}, {}
-  for n = 1, count do
-    ids[n], pairs[2 * n], place = struct.unpack('>I4c0I4c0', part, place)
-    pairs[2 * n - 1] = ids[n]
-  end
+  local count, ids = tonumber(word()), {}
+  local pairs = words(2 * count)
+  for n = 1, count do ids[n] = pairs[2 * n - 1] end
   local seen = {}
   for n, there in ipairs(redis.call('HMGET', records, unpack(ids))) do
     if there or seen[ids[n]] then
@@ -105,10 +109,7 @@ for number = 3, #ARGV do
   redis.call('HSET', records, unpack(pairs))
   for at = 3, #KEYS do
     local members = {}
-    for n = 2, 2 * count, 2 do
-      members[n - 1] = 0
-      members[n], place = struct.unpack('>I4c0', part, place)
-    end
+    for n, member in ipairs(words(count)) do members[2 * n - 1], members[2 * n] = '0', member end
     redis.call('ZADD', KEYS[at], unpack(members))
     if unique[at] then
       for n = 2, 2 * count, 2 do

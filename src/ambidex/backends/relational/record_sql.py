@@ -12,6 +12,7 @@ from typing import Any
 
 from ambidex.core.ports import Order, RecordQuery, Row
 from ambidex.core.query import ELEMENT, Condition
+from ambidex.core.rows import column
 from ambidex.core.spec import Field, Kind, RecordSpec
 
 __all__ = ["TENANT", "Columns", "RecordDialect", "Sql"]
@@ -29,15 +30,15 @@ class Columns:
         type: the column's type as written in DDL.
         to_db: turns a Python value, not None, into what the driver binds; None where nothing is to do.
         from_db: turns what the driver returns, not None, back.
-        column_to_db: does what ``to_db`` does for a list of values, None among them, where there is a faster way.
+        column_to_db: does what ``to_db`` does for many values, None among them, where there is a faster way.
     """
 
     type: str
     to_db: Converter | None = None
     from_db: Converter | None = None
-    column_to_db: Callable[[list[Any]], list[Any]] | None = None
+    column_to_db: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
-    def all_to_db(self, values: list[Any]) -> list[Any]:
+    def all_to_db(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return what ``to_db`` makes of each value, None among them."""
         if self.column_to_db is not None:
             return self.column_to_db(values)
@@ -119,10 +120,10 @@ class Sql:
             out.append(value if convert is None or value is None else convert(value))
         return out
 
-    def bind_columns(self, rows: Sequence[Row]) -> list[list[Any]]:
+    def bind_columns(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
         """Return what ``insert`` binds for many rows, a list for each column behind the tenant."""
         kinds = self.dialect.columns
-        return [kinds[field.kind].all_to_db([row[name] for row in rows]) for name, field in self.fields.items()]
+        return [kinds[field.kind].all_to_db(column(rows, name)) for name, field in self.fields.items()]
 
     def row(self, values: Sequence[Any]) -> Row:
         """Return the row behind what a statement with all columns gave."""

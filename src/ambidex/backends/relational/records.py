@@ -7,12 +7,12 @@ statement that writes it, never by a read before it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 from ambidex.backends.relational.record_sql import TENANT, RecordDialect, Sql, pad
-from ambidex.backends.relational.sql import SqlLeaf
+from ambidex.backends.relational.sql import Args, SqlLeaf
 from ambidex.core.ports import RecordQuery, Row, Space
 from ambidex.core.query import Condition
 from ambidex.core.spec import Field, RecordSpec
@@ -83,6 +83,16 @@ def taken(sql: Sql, rows: Sequence[Row], error: AlreadyExists) -> AlreadyExists:
     return error
 
 
+class _Bound:
+    """Rows as a statement binds them, each made when its turn comes: together they would be a list for nothing."""
+
+    def __init__(self, tenant: str, columns: Sequence[Sequence[Any]]) -> None:
+        self._tenant, self._columns = tenant, columns
+
+    def __iter__(self) -> Iterator[Args]:
+        return zip(repeat(self._tenant), *self._columns, strict=False)
+
+
 class SqlRecords:
     """Implements :class:`ambidex.core.ports.RecordsPort`."""
 
@@ -112,8 +122,7 @@ class SqlRecords:
             if len(rows) == 1:
                 await self._leaf.write(sql.insert, sql.bind_row(space.tenant, rows[0]))
             else:
-                columns = sql.bind_columns(rows)
-                await self._leaf.write_many(sql.insert, list(zip(repeat(space.tenant), *columns, strict=False)))
+                await self._leaf.write_many(sql.insert, _Bound(space.tenant, sql.bind_columns(rows)))
         except AlreadyExists as error:
             raise taken(sql, rows, error) from None
 

@@ -8,7 +8,7 @@ comes from a caller is ever part of one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,8 +59,11 @@ class SqlLeaf(Protocol):
         """Run one statement that changes data, atomically and durably; returns its RETURNING rows."""
         ...
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
-        """Run one statement for each row of arguments, all or none; returns the rows of all together."""
+    async def write_many(self, sql: str, rows: Iterable[Args]) -> list[Row]:
+        """Run one statement for each row of arguments, all or none; returns the rows of all together.
+
+        ``rows`` may be iterated more than once.
+        """
         ...
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:

@@ -8,6 +8,7 @@ kind has changed is noticed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -30,7 +31,7 @@ def _datetime(value: datetime) -> str:
     return utc.isoformat("T", "microseconds")
 
 
-def _datetimes(values: list[Any]) -> list[Any]:
+def _datetimes(values: Sequence[Any]) -> Sequence[Any]:
     """Write datetimes in UTC as :func:`_datetime` does; msgspec does it in a sixth of the time, only shorter."""
     return [
         text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,7 +143,7 @@ class SqliteLeaf(ABC):
         # no coroutine of its own: each that a task waits in costs a tenth of what the event loop does for a write
         return self._run(SqlJob(sql, args, current_deadline(self._db.timeout)))
 
-    async def write_many(self, sql: str, rows: Sequence[Args]) -> list[Row]:
+    async def write_many(self, sql: str, rows: Iterable[Args]) -> list[Row]:
         return await self.change(lambda conn: conn.executemany(sql, rows).fetchall())  # type: ignore[no-any-return]
 
     async def script(self, statements: Sequence[Statement]) -> list[list[Row]]:
