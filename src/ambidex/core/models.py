@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from ambidex.core.assembly import Assembly
+from ambidex.core.construction import Construction
 from ambidex.core.derive import annotations_of, derive, field_names, origin_of
 from ambidex.core.ids import uuid7s
 from ambidex.core.rows import Rows
@@ -217,15 +217,15 @@ class Model(Generic[T]):
             try:
                 if self._shape is not None:
                     return cast("list[T]", self._converted(list(map(self._shape, rows)), self._many))
-                return self._assembly.objects(rows)
+                return self._construction.objects(rows)
             except (msgspec.ValidationError, ValueError, TypeError):
                 pass  # one after the other, then, for the words about the first that does not fit
         return [self.checked(row) for row in rows]
 
     @functools.cached_property
-    def _assembly(self) -> Assembly[T]:
+    def _construction(self) -> Construction[T]:
         annotations = {name: self._annotations[name] for name in self._fields}
-        return Assembly(self.cls, self._origin, annotations, self._converted)
+        return Construction(self.cls, self._origin, annotations, self._converted)
 
     def changes(self, values: Mapping[str, Any], serializer: Serializer | None = None) -> dict[str, Any]:
         """Return new values of some fields in stored form, each checked against its field's own annotation.

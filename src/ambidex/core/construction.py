@@ -21,7 +21,7 @@ import msgspec
 from ambidex.core.rows import Rows
 from ambidex.core.spec import is_mark
 
-__all__ = ["Assembly", "Convert"]
+__all__ = ["Construction", "Convert"]
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Convert(Protocol):
         ...
 
 
-class Assembly(Generic[T]):
+class Construction(Generic[T]):
     """The way to make objects of one class.
 
     Args:
