@@ -51,9 +51,10 @@ _COLUMNS = "i.id, t.title, t.text, i.metadata, t.vector FROM ambidex_items i JOI
 _FETCH = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id IN (SELECT value FROM json_each(?))"
 _LISTED = f"SELECT {_COLUMNS} WHERE i.space = ({_SPACE}) AND i.id {{behind}} ?{{filters}} ORDER BY i.id LIMIT ?"
 _SHOW = (
-    "SELECT i.item, i.id, t.title, t.text, i.metadata FROM ambidex_items i JOIN ambidex_texts t ON t.item = i.item"
-    " WHERE i.item IN (SELECT value FROM json_each(?))"
+    "SELECT i.item, i.id, t.title, t.text, i.metadata{vector}"
+    " FROM ambidex_items i JOIN ambidex_texts t ON t.item = i.item WHERE i.item IN (SELECT value FROM json_each(?))"
 )
+_SHOWN, _SHOWN_WITH_VECTORS = _SHOW.format(vector=""), _SHOW.format(vector=", t.vector")
 _VECTORS = (
     "SELECT item, vector FROM ambidex_texts WHERE item IN (SELECT value FROM json_each(?)) AND vector IS NOT NULL"
 )
@@ -121,12 +122,19 @@ class SqliteSearch:
         words = query_words(query_terms(query.text))
         by_text = view.by_text(words, chosen, query.depth) if words else {}
         by_vector: dict[int, float] = {}
+        known: dict[int, Row] = {}
         if query.vector is not None:
             kept = query.depth if words else query.top_k + _RESCORED
             by_vector = view.by_vector(query.vector, chosen, query.depth, query.top_k, kept)
-            nearest = _doubtful(by_vector, query.top_k, bool(words))
-            by_vector.update(view.exactly(query.vector, read(_VECTORS, (to_json(nearest),))))
-        return _show(read, query, by_text, by_vector)
+            nearest = to_json(_doubtful(by_vector, query.top_k, bool(words)))
+            if words:
+                rows = read(_VECTORS, (nearest,))
+            else:  # most of these will be shown
+                found = read(_SHOWN_WITH_VECTORS, (nearest,))
+                known = {row[0]: row[1:] for row in found}
+                rows = [(row[0], row[5]) for row in found if row[5] is not None]
+            by_vector.update(view.exactly(query.vector, rows))
+        return _show(read, query, by_text, by_vector, known)
 
     async def fetch(self, namespace: str, ids: Sequence[str]) -> list[IndexItem]:
         rows = await self._leaf.rows(_FETCH, (namespace, to_json(list(ids))))
@@ -197,7 +205,7 @@ def _item(row: Row) -> IndexItem:
 def _plainly(read: Read, namespace: str, query: SearchQuery) -> list[Hit]:
     by_text = search_plain.by_text(read, namespace, query)
     by_vector = {} if query.vector is None else search_plain.by_vector(read, namespace, query, query.vector)
-    return _show(read, query, by_text, by_vector)
+    return _show(read, query, by_text, by_vector, {})
 
 
 def _doubtful(cosines: dict[int, float], count: int, fused: bool) -> list[int]:
@@ -215,15 +223,26 @@ def _doubtful(cosines: dict[int, float], count: int, fused: bool) -> list[int]:
     return [item for item, cosine in nearest if cosine >= least]
 
 
-def _show(read: Read, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float]) -> list[Hit]:
-    """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next."""
+def _show(
+    read: Read, query: SearchQuery, by_text: dict[int, float], by_vector: dict[int, float], known: dict[int, Row]
+) -> list[Hit]:
+    """Fuse and return the best items as they are; one that disappeared meanwhile gives its place to the next.
+
+    Args:
+        read: runs a query.
+        query: what is wanted.
+        by_text: the scores by words.
+        by_vector: those by vectors.
+        known: by item what is shown of it, as far as it was read.
+    """
     fused = fuse(by_text, by_vector, query.vector_weight, query.fusion)
     ranked = sorted(sorted(fused.items()), key=itemgetter(1), reverse=True)  # of equal ones the oldest first
     hits: list[Hit] = []
     while ranked and len(hits) < query.top_k:
         missing = query.top_k - len(hits)
         part, ranked = ranked[:missing], ranked[missing:]
-        shown = {row[0]: row[1:] for row in read(_SHOW, (to_json([item for item, _ in part]),))}
+        unknown = [item for item, _ in part if item not in known]
+        shown = known | {row[0]: row[1:] for row in read(_SHOWN, (to_json(unknown),))} if unknown else known
         hits += [
             Hit(found[0], min(1.0, score), found[1], found[2], msgspec.json.decode(found[3]))
             for item, score in part
