@@ -21,7 +21,9 @@ def test_ingested_texts_are_found(url: str, tmp_path: Path, capsys: pytest.Captu
     assert said.out.endswith("; 1 files left out\n")
     assert said.err == "left out: photo.jpg: not UTF-8\n"
     assert main(["ingest", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["left_out"] == [{"path": "photo.jpg", "why": "not UTF-8"}]
+    report = json.loads(capsys.readouterr().out)
+    assert (report["stored"], report["unchanged"], report["skipped"]) == (0, 1, 1)
+    assert report["left_out"] == [{"path": "photo.jpg", "why": "not UTF-8"}]
     assert main(["search", "where do swans winter?"]) == 0
     shown = capsys.readouterr().out
     assert "Whooper swans" in shown
@@ -58,9 +60,13 @@ def test_a_folder_is_stored_in_batches_and_again_only_where_it_changed(
         )
     (folder / "long.txt").write_text("A sentence about geese. " * 20_000)
     assert main(["ingest", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["stored"] == 151
+    report = json.loads(capsys.readouterr().out)
+    assert (report["stored"], report["unchanged"]) == (151, 0)
     (folder / "007.md").write_text("# Note 7\n\nIt is about otters now.")
     assert main(["ingest", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 documents stored in ")
+    assert said.endswith(" s, 150 unchanged\n")
     with UnifiedStorage(url) as storage:
         versions = {info.path: info.version for info in storage.documents.iterate()}
         assert len(versions) == 151

@@ -34,7 +34,7 @@ def test_batches_are_bounded_by_number_and_length(monkeypatch: pytest.MonkeyPatc
         Text(f"{number}.md", "", "x" * length) for number, length in enumerate([1] * 70 + [60_000] * 3 + [300_000])
     ]
     console, written = terminal(is_one=False)
-    assert store_texts(storage, texts, console, len(texts)) == (74, [])
+    assert store_texts(storage, texts, console, len(texts)) == (74, 0, [])
     assert batches == [[1] * 64, [1] * 6 + [60_000], [60_000], [60_000], [300_000]]
     assert written.getvalue() == "", "no terminal, no bar"
     assert len(list(storage.documents.iterate())) == 74
@@ -58,13 +58,26 @@ def test_a_text_that_cannot_be_stored_is_named_and_the_others_are_stored() -> No
         Text("long/" * 500, "", "c"),
     ]
     console, written = terminal(is_one=True)
-    stored, left_out = store_texts(storage, iter(given), console, len(given))
-    assert stored == 1
+    stored, unchanged, left_out = store_texts(storage, iter(given), console, len(given))
+    assert (stored, unchanged) == (1, 0)
     assert [one.path for one in left_out] == ["photo.jpg", name, "long/" * 500]
     assert left_out[0].why == "binary"
     assert "reads like a document's id" in left_out[1].why
     assert "4/4" in written.getvalue()
     assert [info.path for info in storage.documents.iterate()] == ["a.md"]
+
+
+def test_texts_that_are_there_already_are_counted_apart() -> None:
+    storage = UnifiedStorage("memory://").sync
+    console, _ = terminal(is_one=False)
+    given = [Text("a.md", "A", "a"), Text("b.md", "B", "b"), Text("c.md", "C", "c")]
+    assert store_texts(storage, given, console, 3) == (3, 0, [])
+    assert store_texts(storage, given, console, 3) == (0, 3, [])
+    name = "0190b3a4-5b6c-7d8e-9f00-112233445566"
+    changed = [given[0], Text("b.md", "B", "another"), Text(name, "", "d"), Text("c.md", "Another", "c")]
+    stored, unchanged, left_out = store_texts(storage, changed, console, 4)
+    assert (stored, unchanged, [one.path for one in left_out]) == (2, 1, [name])
+    assert {info.path: info.version for info in storage.documents.iterate()} == {"a.md": 1, "b.md": 2, "c.md": 2}
 
 
 def test_a_storage_that_fails_is_no_reason_to_leave_texts_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,26 @@ def test_batches(run: Run, storage: UnifiedStorage) -> None:
     assert len(storage.sync.documents.list(10_000)) == 453
 
 
+def test_what_is_stored_already_is_told_of_each(run: Run) -> None:
+    async def body(s: Any) -> None:
+        documents = s.documents
+        given = ["bare", ("text", {"path": "p", "n": 1}), {"content": "apart", "metadata": {"path": "q"}}]
+        assert await documents.already_stored(given) == [False] * 3
+        assert await documents.already_stored([]) == []
+        await documents.store_many(given[:2])
+        await documents.store_many(given[2:], False)
+        assert await documents.already_stored([*given, 7, "other"]) == [True, True, False, False, False]
+        assert await documents.already_stored(given, False) == [True] * 3
+        assert await documents.already_stored([("text", {"path": "p", "n": 2}), ("new", {"path": "q"})]) == [False] * 2
+        many = [f"number {n}" for n in range(250)]
+        await documents.store_many(many[1:], False)
+        assert await documents.already_stored(many, False) == [False, *[True] * 249]
+        with pytest.raises(UnsupportedValue, match="come as a list"):
+            await documents.already_stored("text")
+
+    run(body)
+
+
 def test_a_batch_with_bad_items_names_each_and_stores_nothing(run: Run, storage: UnifiedStorage) -> None:
     async def body(s: Any) -> None:
         with pytest.raises(PartialFailure) as caught:

@@ -36,15 +36,16 @@ def ingest(path: str, /, *, places: Places = HERE, tenant: str = "", json: bool 
         raise none_of_them(path, [])
     with opened(places, tenant) as storage:
         started = time.perf_counter()
-        stored, left_out = store_texts(storage, read_texts(path, files), stderr(), len(files))
+        stored, unchanged, left_out = store_texts(storage, read_texts(path, files), stderr(), len(files))
         seconds = time.perf_counter() - started
-    if not stored:
+    if not stored and not unchanged:
         raise none_of_them(path, left_out)
     if json:
-        files_left_out = [one._asdict() for one in left_out]
-        print_json({"stored": stored, "skipped": len(left_out), "left_out": files_left_out, "seconds": seconds})
+        counts = {"stored": stored, "unchanged": unchanged, "skipped": len(left_out)}
+        print_json({**counts, "left_out": [one._asdict() for one in left_out], "seconds": seconds})
         return
-    print(f"{stored} documents stored in {seconds:.2f} s" + (f"; {len(left_out)} files left out" if left_out else ""))
+    more = (f", {unchanged} unchanged" if unchanged else "") + (f"; {len(left_out)} files left out" if left_out else "")
+    print(f"{stored} documents stored in {seconds:.2f} s{more}")
     for one in left_out[:_NAMED]:
         print(f"left out: {one.path}: {one.why}", file=sys.stderr)
     if len(left_out) > _NAMED:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ambidex import SyncStorage
 from ambidex.demo.texts import LeftOut, Text
@@ -16,16 +16,22 @@ from ambidex.errors import InvalidKey, PartialFailure, UnsupportedValue
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["make_vectors", "store_texts"]
+__all__ = ["Loaded", "make_vectors", "store_texts"]
 
 _MOST_TEXTS = 64
 _MOST_CHARACTERS = 100_000
 """Of a batch, so that the bar moves every few seconds even with a slow embedder."""
 
 
-def store_texts(
-    storage: SyncStorage, texts: Iterable[Text | LeftOut], console: Console, total: int
-) -> tuple[int, list[LeftOut]]:
+class Loaded(NamedTuple):
+    """What became of texts: how many were stored, how many were there already, and what was left out."""
+
+    stored: int
+    unchanged: int
+    left_out: list[LeftOut]
+
+
+def store_texts(storage: SyncStorage, texts: Iterable[Text | LeftOut], console: Console, total: int) -> Loaded:
     """Store texts as documents, some in a batch; one that is stored already with this content is left as it is.
 
     No more than a batch of them is in memory at once.
@@ -37,12 +43,12 @@ def store_texts(
         total: how many texts and files without one there are.
 
     Returns:
-        How many are stored, and what was left out, also because it cannot be a document.
+        How many were stored and how many were there already; left out is also what cannot be a document.
 
     Raises:
         PartialFailure: the storage failed within a batch; of earlier batches, all are stored.
     """
-    stored = 0
+    stored = unchanged = 0
     left_out: list[LeftOut] = []
     with _bar("storing", total, console) as advance:
 
@@ -55,16 +61,20 @@ def store_texts(
                     advance(1)
 
         for batch in _batches(sound()):
-            refused = _store(storage, batch)
-            left_out += refused
-            stored += len(batch) - len(refused)
+            done = _store(storage, batch)
+            stored, unchanged = stored + done.stored, unchanged + done.unchanged
+            left_out += done.left_out
             advance(len(batch))
-    return stored, left_out
+    return Loaded(stored, unchanged, left_out)
 
 
-def _store(storage: SyncStorage, batch: list[Text]) -> list[LeftOut]:
-    """Store a batch without those texts that cannot be documents; return these."""
-    documents = [{"content": text.content, "metadata": {"path": text.path, "title": text.title}} for text in batch]
+def _store(storage: SyncStorage, texts: list[Text]) -> Loaded:
+    """Store those of a batch that are new or changed, without those that cannot be documents."""
+    given = [{"content": text.content, "metadata": {"path": text.path, "title": text.title}} for text in texts]
+    there = storage.documents.already_stored(given)
+    batch = [text for text, is_there in zip(texts, there, strict=True) if not is_there]
+    documents = [one for one, is_there in zip(given, there, strict=True) if not is_there]
+    unchanged = len(texts) - len(batch)
     try:
         storage.batch_store_documents(documents)
     except PartialFailure as failure:
@@ -72,8 +82,9 @@ def _store(storage: SyncStorage, batch: list[Text]) -> list[LeftOut]:
         if failure.applied != "no" or not all(isinstance(e, (InvalidKey, UnsupportedValue)) for e in errors.values()):
             raise
         storage.batch_store_documents([one for place, one in enumerate(documents) if place not in errors])
-        return [LeftOut(batch[place].path, str(error)) for place, error in errors.items()]
-    return []
+        left_out = [LeftOut(batch[place].path, str(error)) for place, error in errors.items()]
+        return Loaded(len(batch) - len(left_out), unchanged, left_out)
+    return Loaded(len(batch), unchanged, [])
 
 
 def make_vectors(storage: SyncStorage, namespace: str, after: str | None, console: Console) -> tuple[int, str | None]:

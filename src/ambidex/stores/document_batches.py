@@ -83,6 +83,18 @@ class Batches:
                 ) from error
         return ids
 
+    async def unchanged(self, targets: list[Target]) -> list[bool]:
+        """Tell of each document whether storing it would change nothing."""
+        answers: list[bool] = []
+        for start in range(0, len(targets), _GROUP):
+            group = targets[start : start + _GROUP]
+            known = await self._writes.known(group)
+            answers += [
+                before is not None and is_same(before, target.draft)
+                for target, (_, _, before) in zip(group, known, strict=True)
+            ]
+        return answers
+
     async def _ready(self, group: list[Target]) -> Unit:
         """Make the chunks, and the vectors of what is new before the transaction, which must not wait for a model."""
         chunks = await self._cut(group)

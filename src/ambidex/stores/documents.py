@@ -137,26 +137,43 @@ class Documents(Store):
             PartialFailure: ``errors`` says by place which documents failed and why, ``ids`` which were stored. If one
                 of them cannot be stored at all, none is.
         """
+        made = await self._drafts(documents, index_for_search)
+        errors = {place: one for place, one in enumerate(made) if isinstance(one, AmbidexError)}
+        if errors:
+            raise PartialFailure("nothing was stored", errors, [None] * len(made))
+        return await self._batches.write([Target(one) for one in made if not isinstance(one, AmbidexError)])
+
+    @operation
+    @one_deadline
+    async def already_stored(self, documents: Iterable[Any], index_for_search: bool = True) -> builtins.list[bool]:
+        """Tell of each document whether it is there with this content and metadata: storing it would change nothing.
+
+        Args:
+            documents: as for :meth:`store_many`.
+            index_for_search: whether they are wanted in the index, too.
+
+        Returns:
+            An answer for each, in order; False also for what cannot be stored.
+        """
+        await self._intents.recover_sometimes()
+        made = await self._drafts(documents, index_for_search)
+        sound = [one for one in made if not isinstance(one, AmbidexError)]
+        answers = iter(await self._batches.unchanged([Target(one) for one in sound]))
+        return [not isinstance(one, AmbidexError) and next(answers) for one in made]
+
+    async def _drafts(self, documents: Iterable[Any], index: bool) -> builtins.list[Draft | AmbidexError]:
+        """Check documents as they were given; what cannot be stored is answered with the reason."""
         if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
             raise UnsupportedValue(f"documents come as a list, not as {type(documents).__name__}")
         given = builtins.list(documents)
-        if index_for_search and given:
+        if index and given:
             self._searchable()
-        targets: builtins.list[Target] = []
-        errors: dict[int, AmbidexError] = {}
+        made: builtins.list[Draft | AmbidexError] = []
         for start in range(0, len(given), _CHECKED):
-            page = given[start : start + _CHECKED]
             # Large batches are checked elsewhere than on an event loop.
-            check = functools.partial(self._checked, page, index_for_search)
-            made = check() if len(given) <= _FEW else await self._runtime.offload(check)
-            for place, one in enumerate(made, start):
-                if isinstance(one, AmbidexError):
-                    errors[place] = one
-                else:
-                    targets.append(Target(one))
-        if errors:
-            raise PartialFailure("nothing was stored", errors, [None] * len(given))
-        return await self._batches.write(targets)
+            check = functools.partial(self._checked, given[start : start + _CHECKED], index)
+            made += check() if len(given) <= _FEW else await self._runtime.offload(check)
+        return made
 
     def _checked(self, items: builtins.list[Any], index: bool) -> builtins.list[Draft | AmbidexError]:
         made: builtins.list[Draft | AmbidexError] = []
