@@ -70,6 +70,41 @@ def test_resetting_an_empty_conversation_keeps_the_previous_one(run: Run) -> Non
     run(body)
 
 
+def test_restoring_over_an_empty_conversation_leaves_nothing_to_restore(run: Run) -> None:
+    async def body(s: Any) -> None:
+        chat = s.conversations
+        await chat.save("c", [user("first")])
+        await chat.reset("c")
+        assert await chat.restore("c")
+        for _ in range(2):
+            assert not await chat.restore("c")
+            assert texts(await chat.history("c")) == ["first"]
+        assert await chat.reset("c")
+        assert await chat.restore("c")
+        assert texts(await chat.history("c")) == ["first"]
+
+    run(body)
+
+
+def test_a_restore_that_was_killed_before_its_mark_loses_nothing(
+    storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = storage.sync.conversations
+    chat.save("c", [user("precious")])
+    chat.reset("c")
+
+    async def dying(*_args: Any) -> list[int]:
+        raise Unavailable("killed here")
+
+    monkeypatch.setattr(chat._streams, "log", Port(chat._streams.log, append=dying))
+    with pytest.raises(Unavailable):
+        chat.restore("c")
+    monkeypatch.undo()
+    chat.save("c", [user("another")])
+    assert chat.restore("c")
+    assert texts(chat.history("c")) == ["precious"]
+
+
 def test_a_reset_that_was_interrupted_is_finished_by_the_next_operation(
     storage: UnifiedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     message: Message | None
     at: int
     """Milliseconds since 1970, by the writer's clock."""
+    swaps: bool = False
+    """Of a mark: the previous conversation follows it, so what it ended becomes the previous one, even if empty."""
 
 
 class Head(NamedTuple):
@@ -65,18 +67,28 @@ class Streams:
         self.heads, self.meta = kv.prefix("chat", "head"), kv.prefix("chat", "meta")
         self.now, self.previous = log.prefix("chat", "now"), log.prefix("chat", "previous")
 
-    def pack(self, message: Message | None, at: int) -> bytes:
+    def pack(self, message: Message | None, at: int, swaps: bool = False) -> bytes:
         """Return what is kept of a message, or of a mark (None)."""
-        stored = encode({"m": message, "t": at}, self.max_bytes)
+        stored = encode({"m": message, "t": at} | ({"s": True} if swaps else {}), self.max_bytes)
         assert isinstance(stored, bytes)  # noqa: S101  # the codec makes integers of integers only
         return stored
 
-    async def replace(self, name: str, messages: list[Message], ttl: int | None, *, archive: bool = False) -> None:
-        """Append a mark and the messages; see the module for why this order of writes is safe."""
+    async def replace(
+        self, name: str, messages: list[Message], ttl: int | None, *, archive: bool = False, swaps: bool = False
+    ) -> None:
+        """Append a mark and the messages; see the module for why this order of writes is safe.
+
+        Args:
+            name: of the conversation.
+            messages: what it is to be.
+            ttl: its time to live in milliseconds; None: for ever, or as before with ``archive``.
+            archive: whether what it held becomes the previous conversation, if it is not empty.
+            swaps: whether it does even if it is empty, because the messages are the previous conversation.
+        """
         head = await self.head(name)
         await self.finish(name, head)
         at, last = millis(), await self.log.tail(self.now + name, 1)
-        entries = [self.pack(None, at), *(self.pack(message, at) for message in messages)]
+        entries = [self.pack(None, at, swaps), *(self.pack(message, at) for message in messages)]
         after = last[-1].seq if last else 0
         before = await self._known(name, head)
         keep = head.ttl_ms if ttl is None and archive else ttl
@@ -168,10 +180,11 @@ class Streams:
         """Copy to the previous conversation what a head says is to be copied; False if its mark is not there yet."""
         if head.archive is None:
             return True
-        frozen = await self._before_mark(self.now + name, *head.archive)
-        if frozen is None:
+        ended = await self._before_mark(self.now + name, *head.archive)
+        if ended is None:
             return False
-        if frozen:
+        frozen, mark = ended
+        if frozen or mark.swaps:
             at = millis()
             entries = [self.pack(None, at), *(self.pack(entry.message, entry.at) for entry in frozen)]
             first = (await self.log.append(self.previous + name, entries, head.ttl_ms))[0]
@@ -193,15 +206,15 @@ class Streams:
             after = events[-1].seq
         return found
 
-    async def _before_mark(self, key: str, place: int, after: int) -> list[Entry] | None:
-        """Return the messages that the first mark behind a place has ended, read from ``after`` on; None: no mark."""
+    async def _before_mark(self, key: str, place: int, after: int) -> tuple[list[Entry], Entry] | None:
+        """Return the messages that the first mark behind a place has ended, read from ``after`` on, and the mark."""
         found: list[Entry] = []
         while events := await self.log.range(key, after, _PAGE):
             for entry in map(unpack, events):
                 if entry.message is not None:
                     found.append(entry)
                 elif entry.seq > place:
-                    return found
+                    return found, entry
                 else:
                     found.clear()
             after = events[-1].seq
@@ -238,4 +251,4 @@ def millis() -> int:
 def unpack(event: Event) -> Entry:
     """Return what :meth:`Streams.pack` made, with its place."""
     value = decode(event.data)
-    return Entry(event.seq, value["m"], value["t"])
+    return Entry(event.seq, value["m"], value["t"], "s" in value)

@@ -188,14 +188,18 @@ class Conversations(Store):
     @operation
     @one_deadline
     async def restore(self, chat_id: str) -> bool:
-        """Make the previous conversation the current one, and the current the previous; False if there is none."""
+        """Make the previous conversation the current one, and the current the previous; False if there is none.
+
+        An empty one, as :meth:`reset` leaves it, is none: restored over, it leaves nothing to restore.
+        """
         name = _name(chat_id)
         self._check_at_once("restore")
         await self._streams.finish(name, await self._streams.head(name))
         previous = await self._streams.segment(self._streams.previous + name)
         if not previous:
             return False
-        await self._streams.replace(name, [entry.message for entry in previous if entry.message], None, archive=True)
+        messages = [entry.message for entry in previous if entry.message]
+        await self._streams.replace(name, messages, None, archive=True, swaps=True)
         return True
 
     @operation
