@@ -200,6 +200,27 @@ def test_all_tags_are_asked_for_in_the_index(tmp_path: Path) -> None:
                     storage.documents.find("newt", tags=tags)  # type: ignore[arg-type]
 
 
+def test_hits_show_tags_as_they_were_given(run: Run) -> None:
+    async def body(s: Any) -> None:
+        tags = ["birds", "a|b", "||", "%7C", "é ü", "water"]
+        await s.store_document("a newt", {"path": "many", "tags": tags})
+        await s.store_document("a toad", {"path": "none"})
+        await s.index.add("own", "a frog", {"tags": "|x||y|"})
+        await s.index.add("odd", "an adder", {"tags": "x|y", "indexed_from": "unified_storage"})
+        for _ in range(2):  # the second time, from the cache
+            (hit,) = await s.search("newt")
+            assert hit.metadata["tags"] == tags
+            hit.metadata["tags"].append("changed by a caller")
+        (found,) = await s.documents.find("newt", tags=["a|b", "||"])
+        assert found.chunks[0].metadata["tags"] == found.document.tags == tags
+        assert (await s.search_context("newt"))["vector_results"][0]["metadata"]["tags"] == tags
+        assert [hit.metadata["tags"] for hit in await s.search("toad")] == [[]]
+        assert [hit.metadata["tags"] for hit in await s.search("frog")] == ["|x||y|"]
+        assert [hit.metadata["tags"] for hit in await s.search("adder")] == ["x|y"]
+
+    run(body)
+
+
 def test_metadata_of_the_callers_is_filtered_by_whatever_its_names(run: Run) -> None:
     async def body(s: Any) -> None:
         mine = {

@@ -17,20 +17,18 @@ from ambidex.core.chunking import Chunk, chunk_id
 from ambidex.core.codec import pack
 from ambidex.core.keys import escape
 from ambidex.core.ports import Hit, IndexItem
+from ambidex.stores.search_tags import INDEXED_FROM, tag_mark
 
 __all__ = [
-    "INDEXED_FROM",
     "Document",
     "DocumentInfo",
     "FoundDocument",
     "Head",
     "claim_of",
     "index_items",
-    "tag_mark",
     "uuid7",
 ]
 
-INDEXED_FROM = "unified_storage"
 _PLAIN = {str, int, float, bool, type(None)}
 
 
@@ -136,11 +134,6 @@ class FoundDocument(NamedTuple):
 def claim_of(path: str | None, fingerprint: str) -> str:
     """Return the name of the claim by which a document is the only one with its path, or else with its content."""
     return f"f:{fingerprint}" if path is None else f"p:{escape(path)}"
-
-
-def tag_mark(tag: str) -> str:
-    """Return how a tag stands in the metadata of an index entry, to be found by ``contains``."""
-    return f"|{escape(tag)}|"
 
 
 def index_items(

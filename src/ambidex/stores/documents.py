@@ -34,17 +34,16 @@ from ambidex.stores.document_batches import Batches
 from ambidex.stores.document_drafts import Draft, draft
 from ambidex.stores.document_intents import Intents
 from ambidex.stores.document_parts import (
-    INDEXED_FROM,
     Document,
     DocumentInfo,
     FoundDocument,
     Head,
-    tag_mark,
 )
 from ambidex.stores.document_records import Records
 from ambidex.stores.document_writes import Target
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
+from ambidex.stores.search_tags import INDEXED_FROM, tag_mark
 
 __all__ = ["BlockingDocuments", "DetectingDocuments", "Documents"]
 

@@ -26,6 +26,7 @@ from ambidex.embedders import embedder_for
 from ambidex.errors import ConfigurationError, InvalidQuery, UnsupportedValue
 from ambidex.stores.cache import copies
 from ambidex.stores.scope import Scope
+from ambidex.stores.search_tags import with_tags
 
 __all__ = ["BlockingIndex", "DetectingIndex", "Index", "embedded_text"]
 
@@ -168,7 +169,7 @@ class Index(Store):
         weight = 0.3 if self._scope.embedder is None else self._scope.embedder.weight
         wanted = SearchQuery(query, given, top_k, conditions, weight, _depth(bool(query.strip()), top_k), fusion)
         hits = await self._answer(space, namespace, wanted)
-        return [hit for hit in hits if hit.score >= min_score]
+        return with_tags([hit for hit in hits if hit.score >= min_score])
 
     async def _answer(self, space: str, namespace: str, query: SearchQuery) -> list[Hit]:
         """Return the hits from the cache, from whoever is asking for them now, or from the port."""
