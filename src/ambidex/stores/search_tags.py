@@ -7,6 +7,7 @@ a whole, never as a part of another, and what callers have put into the index th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ambidex.core.keys import escape, unescape
 from ambidex.core.ports import Hit
@@ -29,11 +30,17 @@ def with_tags(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def _shown(hit: Hit) -> Hit:
-    marks = hit.metadata.get("tags")
-    if not isinstance(marks, str):
-        return hit
+    id_, score, title, text, metadata = hit
+    marks = metadata.get("tags")
+    tags = _tags(marks) if isinstance(marks, str) else None
+    return hit if tags is None else Hit(id_, score, title, text, {**metadata, "tags": list(tags)})
+
+
+@lru_cache(1024)  # the same few come again and again
+def _tags(marks: str) -> tuple[str, ...] | None:
+    """Return the tags of which an entry has these marks; None: it has none of ours."""
     try:
         tags = [unescape(mark) for mark in marks[1:-1].split("||")] if marks else []
     except InvalidKey:
-        return hit
-    return hit if marks != "".join(map(tag_mark, tags)) else hit._replace(metadata={**hit.metadata, "tags": tags})
+        return None
+    return tuple(tags) if marks == "".join(map(tag_mark, tags)) else None
