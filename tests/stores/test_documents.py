@@ -200,6 +200,27 @@ def test_all_tags_are_asked_for_in_the_index(tmp_path: Path) -> None:
                     storage.documents.find("newt", tags=tags)  # type: ignore[arg-type]
 
 
+def test_a_document_of_many_chunks_hides_no_other(tmp_path: Path) -> None:
+    for url in ("memory://", f"sqlite:///{tmp_path}/a.db"):
+        with UnifiedStorage(url, embedder="none") as storage:
+            documents = storage.documents
+            many = [documents.chunked(16).store(f"newt {n} " * 2_400, {"n": n}) for n in range(2)]
+            diluted = [documents.store("newt " + f"word{n} " * 20 * (n + 1), {"n": n}) for n in range(3)]
+            found = documents.find("newt", top_k=5)
+            assert {one.document.id for one in found[:2]} == set(many)
+            assert [one.document.id for one in found[2:]] == diluted
+            scores = [one.score for one in found]
+            assert scores == sorted(scores, reverse=True)
+            assert all(one.score == one.chunks[0].score for one in found)
+            assert [one.document.id for one in documents.find("newt", top_k=4)] == [
+                one.document.id for one in found[:4]
+            ]
+            assert len(documents.find("newt", top_k=9)) == 5
+            some = documents.find("newt", top_k=5, filters={"n__in": [0, 1]})
+            assert {one.document.id for one in some} == {*many, *diluted[:2]}
+            assert all(one.score >= 0.5 for one in documents.find("newt", top_k=5, min_score=0.5))
+
+
 def test_hits_show_tags_as_they_were_given(run: Run) -> None:
     async def body(s: Any) -> None:
         tags = ["birds", "a|b", "||", "%7C", "é ü", "water"]

@@ -51,6 +51,8 @@ _PAGE = 200
 _MOST = 10_000
 _ATTEMPTS = 40
 _CHECKED, _FEW = 500, 20
+_CHUNKS = 1_000
+"""The most hits that the index is asked for at once."""
 
 
 class Documents(Store):
@@ -368,17 +370,43 @@ class Documents(Store):
         if category is not None:
             wanted.append(Condition("category", "eq", category))
         wanted += [Condition("tags", "contains", tag_mark(tag)) for tag in tags]
-        size = min(1_000, top_k * 4)
+        best = await self._best(index, query, top_k, wanted, vector, min_score)
+        return await self._found(best, top_k)
+
+    async def _best(
+        self,
+        index: Index,
+        query: str,
+        top_k: int,
+        filters: builtins.list[Condition],
+        vector: Sequence[float] | None,
+        min_score: float,
+    ) -> dict[str, builtins.list[Hit]]:
+        """Return the best chunks by document, best first, until there are enough documents or no more chunks.
+
+        Where the most chunks that can be asked for belong to too few documents, the index is asked again without these.
+        As scores compare only within one query, those found then are put below the ones before.
+        """
+        best: dict[str, builtins.list[Hit]] = {}
+        size, scale, asked = min(_CHUNKS, top_k * 4), 1.0, filters
         while True:
+            least = min_score / scale if scale else 0.0
             hits = await index.search(
-                query, top_k=size, namespace=self._namespace, filters=wanted, vector=vector, min_score=min_score
+                query, top_k=size, namespace=self._namespace, filters=asked, vector=vector, min_score=least
             )
-            best: dict[str, builtins.list[Hit]] = {}
+            found: dict[str, builtins.list[Hit]] = {}
             for hit in hits:
-                best.setdefault(hit.metadata["doc_id"], []).append(hit)
-            if len(best) >= top_k or len(hits) < size or size >= 1_000:
-                return await self._found(best, top_k)
-            size = min(1_000, size * 4)
+                found.setdefault(hit.metadata["doc_id"], []).append(hit._replace(score=hit.score * scale))
+            if len(best) + len(found) >= top_k or len(hits) < size:
+                return best | found
+            if size < _CHUNKS:
+                size = min(_CHUNKS, size * 4)
+                continue
+            best |= found
+            scale *= hits[-1].score
+            if scale < min_score:
+                return best
+            asked = [*filters, Condition("doc_id", "not_in", builtins.list(best))]
 
     async def _found(self, best: dict[str, builtins.list[Hit]], top_k: int) -> builtins.list[FoundDocument]:
         ids = list(best)[:top_k]
