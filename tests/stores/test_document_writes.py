@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from ambidex import UnifiedStorage
-from ambidex.errors import (
-    VersionConflict,
-)
+from ambidex.errors import VersionConflict
+from ambidex.stores import document_batches
+from ambidex.stores.document_intents import Intents
+from ambidex.stores.document_parts import Head
+from ambidex.stores.document_writes import Writes
 from tests.stores.document_support import check
 
 
@@ -119,3 +126,46 @@ def test_a_document_is_stored_among_constant_writers(storage: UnifiedStorage) ->
         for thread in threads:
             thread.join()
     assert check(storage) == 2
+
+
+def test_a_writer_behind_an_intent_and_a_transaction_leave_no_label_of_what_was_replaced(
+    postgres_url: str, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction's snapshot has the other's record, but not yet its labels; these come before it ends."""
+    whole = UnifiedStorage(postgres_url)
+    storage = whole.tenant(own)
+    documents = storage.sync.documents
+    documents.store("one", {"path": "p", "tags": ["a"]})
+    settle, sync, put_all = Intents.settle, Intents.sync, Writes._put_all
+    record_is_there, snapshot_is_taken, labels_are_there, over = (threading.Event() for _ in range(4))
+
+    async def late(self: Intents, heads: list[Head]) -> None:
+        record_is_there.set()
+        assert snapshot_is_taken.wait(10)
+        await settle(self, heads)
+
+    async def later(self: Intents, ids: Sequence[str], stale: set[str]) -> None:
+        labels_are_there.set()
+        assert over.wait(10)
+        await sync(self, ids, stale)
+
+    async def held(self: Writes, plans: list[Any]) -> None:
+        snapshot_is_taken.set()
+        assert labels_are_there.wait(10)
+        await put_all(self, plans)
+
+    monkeypatch.setattr(Intents, "settle", late)
+    monkeypatch.setattr(Intents, "sync", later)
+    monkeypatch.setattr(Writes, "_put_all", held)
+    monkeypatch.setattr(document_batches, "_TRANSACTIONS", 0)
+    with ThreadPoolExecutor(2) as pool:
+        behind_an_intent = pool.submit(documents.store, "two", {"path": "p", "tags": ["b"]})
+        assert record_is_there.wait(10)
+        monkeypatch.setattr(document_batches, "_TRANSACTIONS", 8)
+        in_a_transaction = pool.submit(documents.store, "three", {"path": "p", "tags": ["c"]})
+        in_a_transaction.result()
+        over.set()
+        behind_an_intent.result()
+    assert documents.tags() == {"c": 1}
+    assert check(storage) == 1
+    whole.close()

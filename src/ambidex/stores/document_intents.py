@@ -15,7 +15,7 @@ from uuid import uuid4
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.ports import IndexItem, KeyValuePort, Put, When
 from ambidex.core.runtime import deadline, in_unit
-from ambidex.errors import AmbidexError, Conflict, FinalError
+from ambidex.errors import Conflict, FinalError
 from ambidex.stores.document_drafts import cut
 from ambidex.stores.document_parts import Head, index_items
 from ambidex.stores.document_records import Records, read_head
@@ -99,7 +99,7 @@ class Intents:
             return
         try:
             await self.recover(force=False)
-        except AmbidexError as error:  # the caller wants something else
+        except FinalError as error:  # the caller wants something else
             _log.warning("documents that others have left half done could not be finished: %s", error)
 
     async def settle(self, heads: list[Head]) -> None:

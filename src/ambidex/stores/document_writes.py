@@ -196,7 +196,11 @@ class Writes:
         for plan in plans:
             if plan.before is not None:
                 stale.update(plan.before.chunk_ids())
-                drop.update(set(records.labels(plan.before)) - set(records.labels(plan.head)))
+                gone = set(records.labels(plan.before)) - set(records.labels(plan.head))
+                # Who writes behind an intent may put one after this transaction's snapshot, where a deletion would not
+                # see it: putting it here as well makes one of both lose the race.
+                puts += [Put(key, _LABEL) for key in gone]
+                drop.update(gone)
                 drop.update(await records.claims_of([plan.before], records.claim(plan.head)))
                 past = records.past_keys(plan.head.id, [plan.before.version])
                 puts.append(Put(past[0], encode(list(plan.before))))
