@@ -126,6 +126,12 @@ def test_every_message_is_there_once_and_in_its_writers_order(url: str) -> None:
 
 
 def test_control_a_list_that_is_read_and_written_back_loses_messages(url: str) -> None:
-    together(READ_MODIFY_WRITE, url, 2)
-    with UnifiedStorage(url) as storage:
-        assert len(storage.kv.get("shared")) < 2 * TASKS * MESSAGES
+    kept = []
+    for _ in range(5):  # two processes that a busy machine runs one after the other lose nothing
+        together(READ_MODIFY_WRITE, url, 2)
+        with UnifiedStorage(url) as storage:
+            kept.append(len(storage.kv.get("shared")))
+            storage.kv.delete("shared")
+        if kept[-1] < 2 * TASKS * MESSAGES:
+            break
+    assert min(kept) < 2 * TASKS * MESSAGES

@@ -296,13 +296,16 @@ def test_a_lock_of_another_process_ends_in_busy_at_the_deadline_and_reads_go_on(
     storage = UnifiedStorage(f"sqlite:///{path}")
     assert storage.sync.kv.get("old") == "data"
 
+    # Of those that wait in a row, one may hear of the deadline before its turn came to hear of the lock.
+    late = (errors.Busy, errors.DeadlineExceeded)
+
     async def in_loop() -> None:
         async def one() -> None:
-            with deadline(0.3), pytest.raises(errors.Busy, match=r"locked\.db"):
+            with deadline(0.3), pytest.raises(late, match=r"locked\.db"):
                 await storage.aio.kv.set("new", 1)
 
         async def unit() -> None:
-            with deadline(0.3), pytest.raises(errors.Busy, match=r"locked\.db"):
+            with deadline(0.3), pytest.raises(late, match=r"locked\.db"):
                 async with storage.aio.transaction():
                     raise AssertionError("it began")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Self
@@ -159,10 +160,10 @@ class Conversations(Store):
         """
         name = _name(chat_id)
         self._check_at_once("delete")
-        if not await self._unindex(chat_id):
-            return await self._drop(name)
-        with partly_applied():
-            return await self._drop(name)
+        existed = await self._drop(name)  # first: where its store is away, nothing of it is lost
+        with partly_applied() if existed else nullcontext():
+            await self._unindex(chat_id)
+        return existed
 
     async def _drop(self, name: str) -> bool:
         await self._streams.kv.delete_many([self._streams.meta + name])
@@ -352,18 +353,16 @@ class Conversations(Store):
         except Exception as error:
             _log.warning("the last answer of the conversation %r was not indexed: %s", chat_id, error)
 
-    async def _unindex(self, chat_id: str) -> int:
-        """Remove the entries of the index, because what was deleted must not be found; return how many there were."""
+    async def _unindex(self, chat_id: str) -> None:
+        """Remove the entries of the index, because what was deleted must not be found."""
         after = begin = _entries(chat_id)
-        removed = 0
         while self._index is not None:
             items = await self._index.list(_PAGE, after=after)
             mine = [item.id for item in items if item.id.startswith(begin)]
-            removed += await self._index.remove(*mine)
+            await self._index.remove(*mine)
             if len(mine) < _PAGE:
                 break
             after = mine[-1]
-        return removed
 
 
 class BlockingConversations(Blocking, Conversations):
