@@ -16,7 +16,7 @@ from ambidex.core.dual import Store, context, operation
 from ambidex.core.lazy import lazy
 from ambidex.core.ports import Backend, Capability, Hit
 from ambidex.core.runtime import deadline, in_unit, one_deadline, unit
-from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, InvalidQuery, TenantMismatch
+from ambidex.errors import AmbidexError, Busy, CapabilityMissing, Conflict, TenantMismatch
 
 __all__ = ["Face", "StorageBackend"]
 
@@ -217,8 +217,6 @@ class Face(Store):
             pattern: a glob over logical keys, which read ``search:<namespace>:<query>``: ``*`` is any text, ``?`` any
                 one character. None: all. A tenant's handle forgets that tenant's only.
         """
-        if pattern is not None and not isinstance(pattern, str):
-            raise InvalidQuery(f"a pattern is text such as 'search:default:*', not {type(pattern).__name__}")
         return self._core.cache.invalidate(pattern, self._tenant)
 
     @operation

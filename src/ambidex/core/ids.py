@@ -8,8 +8,9 @@ steps back.
 from __future__ import annotations
 
 import os
-import time
 from uuid import UUID
+
+from ambidex.core.clock import millis
 
 __all__ = ["uuid7", "uuid7s"]
 
@@ -25,7 +26,7 @@ def uuid7() -> UUID:
 def uuid7s(number: int) -> list[UUID]:
     """Return so many new UUIDv7, the smallest first."""
     global _last  # noqa: PLW0603  # the greatest timestamp given out is what keeps ids in order
-    now = (time.time_ns() // 1_000_000) << 12
+    now = millis() << 12
     first = max(now, _last + 1)
     _last = first + number - 1
     noise = memoryview(os.urandom(8 * number)).cast("Q")

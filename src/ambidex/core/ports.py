@@ -509,7 +509,7 @@ class PartialLeaf:
 
 
 class Backend(Protocol):
-    """What :mod:`ambidex.storage` makes of a URL: both colours over the same data.
+    """What :mod:`ambidex.assembly` makes of a URL: both colours over the same data.
 
     A class registers under its URL schemes in ``ambidex.assembly``; a third party's is passed to ``register_backend``.
     One whose attribute ``remote`` is true gets retry and a circuit breaker around its ports.

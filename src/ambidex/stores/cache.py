@@ -90,7 +90,7 @@ class QueryCache:
             InvalidQuery: the pattern is no text.
         """
         if pattern is not None and not isinstance(pattern, str):
-            raise InvalidQuery(f"a pattern is text, not {type(pattern).__name__}")
+            raise InvalidQuery(f"a pattern is text such as 'search:default:*', not {type(pattern).__name__}")
         # fnmatch's brackets are no part of the pattern language here
         glob = None if pattern is None else re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
         doomed = [

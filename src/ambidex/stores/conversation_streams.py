@@ -9,16 +9,16 @@ mark the stream is read instead.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
+from ambidex.core.clock import millis
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.messages import Message
 from ambidex.core.ports import Event, When
 from ambidex.core.runtime import partly_applied
 from ambidex.stores.scope import Scope
 
-__all__ = ["Entry", "Head", "Streams", "millis", "unpack"]
+__all__ = ["Entry", "Head", "Streams", "unpack"]
 
 _PAGE = 500
 _GARBAGE = 1_024
@@ -241,11 +241,6 @@ def _longer(ttl: int | None) -> int | None:
 def _is_longer(one: int | None, other: int | None) -> bool:
     """Tell whether a time to live is longer than another; None is for ever."""
     return other is not None and (one is None or one > other)
-
-
-def millis() -> int:
-    """Return the time by this process's clock, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def unpack(event: Event) -> Entry:

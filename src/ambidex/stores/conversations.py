@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Self
 from uuid import uuid4
 
+from ambidex.core.clock import millis
 from ambidex.core.dual import Blocking, Detecting, Store, operation, stream
 from ambidex.core.keys import escape, unescape
 from ambidex.core.messages import Message, Tokeniser, check_messages, counting, estimate_tokens, text_of
@@ -21,7 +22,7 @@ from ambidex.core.ports import IndexItem
 from ambidex.core.runtime import one_deadline, partly_applied
 from ambidex.errors import AlreadyExists, ConfigurationError, InvalidKey, InvalidQuery, NotFound
 from ambidex.stores.conversation_metadata import merge_metadata, read_metadata, statistics
-from ambidex.stores.conversation_streams import Streams, millis
+from ambidex.stores.conversation_streams import Streams
 from ambidex.stores.conversation_windows import MOST, checked_window, read_window
 from ambidex.stores.kv import ttl_to_ms
 from ambidex.stores.scope import Scope
@@ -126,7 +127,6 @@ class Conversations(Store):
             raise InvalidQuery("append needs at least one message")
         if ttl is not None:
             self._check_at_once("append with ttl_hours")
-        if ttl is not None:
             await self._streams.outlive(name, ttl)
         now = millis()
         seqs = await self._streams.log.append(

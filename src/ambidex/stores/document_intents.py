@@ -18,7 +18,7 @@ from ambidex.core.runtime import deadline, in_unit
 from ambidex.errors import Conflict, FinalError
 from ambidex.stores.document_drafts import cut
 from ambidex.stores.document_parts import Head, index_items
-from ambidex.stores.document_records import Records, read_head
+from ambidex.stores.document_records import LABEL, Records, read_head
 
 __all__ = ["Intent", "Intents"]
 
@@ -84,18 +84,14 @@ class Intents:
 
     async def begin(self, heads: list[Head]) -> Intent:
         """Write down what is going to change, where no transaction holds it together."""
-        intent = self._intent(uuid4().hex)
+        name, prefix = uuid4().hex, self._records.prefix
+        intent = Intent(self._records.kv, f"{prefix}o:{name}", f"{prefix}l:{name}")
         await intent.begin(heads)
         return intent
 
-    def _intent(self, name: str) -> Intent:
-        return Intent(self._records.kv, f"{self._records.prefix}o:{name}", f"{self._records.prefix}l:{name}")
-
     async def recover_sometimes(self) -> None:
         """Finish what others left, at first use and then every half minute; it is no part of the caller's unit."""
-        if in_unit():
-            return
-        if time.monotonic() - self._recovered_at <= _RECOVER_EVERY:
+        if in_unit() or time.monotonic() - self._recovered_at <= _RECOVER_EVERY:
             return
         try:
             await self.recover(force=False)
@@ -111,7 +107,7 @@ class Intents:
         for id_, now in zip(ids, known, strict=True):
             mine = [head for head in heads if head.id == id_]
             labels = set() if now is None else set(self._records.labels(now))
-            puts |= dict.fromkeys(labels, encode(1))
+            puts |= dict.fromkeys(labels, LABEL)
             drop |= {key for head in mine for key in self._records.labels(head)} - labels
             drop.update(await self._records.claims_of(mine, None if now is None else self._records.claim(now)))
             versions = range(1, max(head.version for head in mine) + 1)
@@ -150,7 +146,7 @@ class Intents:
             if gone:
                 await self._records.kv.delete_many(sorted(gone))
             if wanted:
-                await self._records.kv.put_many([Put(key, encode(1)) for key in sorted(wanted)], None)
+                await self._records.kv.put_many([Put(key, LABEL) for key in sorted(wanted)], None)
             await self._claim(now)
             written = now
 

@@ -6,8 +6,6 @@ it can be deleted, replaced and repaired without searching for it.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +24,6 @@ __all__ = [
     "Head",
     "claim_of",
     "index_items",
-    "uuid7",
 ]
 
 _PLAIN = {str, int, float, bool, type(None)}
@@ -154,12 +151,3 @@ def index_items(
         )
         for place, (text, start, end) in enumerate(chunks)
     ]
-
-
-def uuid7() -> str:
-    """Return a new id that sorts by time (RFC 9562, version 7)."""
-    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    bits = bits & ~(0xF << 76) | 0x7 << 76
-    bits = bits & ~(0x3 << 62) | 0x2 << 62
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

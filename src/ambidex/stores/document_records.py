@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
-from ambidex.core.codec import Stored, decode
+from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.keys import escape, unescape
 from ambidex.errors import Corrupted
 from ambidex.stores.document_drafts import Draft
@@ -18,7 +18,10 @@ from ambidex.stores.document_parts import Head
 from ambidex.stores.scope import Scope
 from ambidex.stores.search import Index
 
-__all__ = ["Records", "head_of", "read_head"]
+__all__ = ["LABEL", "Records", "head_of", "read_head"]
+
+LABEL = encode(1)
+"""What stands under a label: only its key says something."""
 
 _PAGE = 500
 

@@ -15,19 +15,19 @@ from typing import NamedTuple, TypeAlias
 
 from ambidex.core.chunking import Chunk
 from ambidex.core.codec import Stored, decode, encode, pack, raw
+from ambidex.core.ids import uuid7
 from ambidex.core.ports import Put
 from ambidex.core.runtime import deadline, partly_applied
 from ambidex.errors import AlreadyExists, Conflict, NotFound, VersionConflict
 from ambidex.stores.document_drafts import Draft
 from ambidex.stores.document_intents import Intent, Intents
-from ambidex.stores.document_parts import Head, index_items, uuid7
-from ambidex.stores.document_records import Records, head_of
+from ambidex.stores.document_parts import Head, index_items
+from ambidex.stores.document_records import LABEL, Records, head_of
 
 __all__ = ["Known", "Target", "Unit", "Writes", "is_same"]
 
 _GONE_MS = 60_000
 _GONE = encode(None)
-_LABEL = encode(1)
 
 Known: TypeAlias = "tuple[str | None, str | None, Head | None]"
 """The id of a target's document, whose its path or content is, and the document's record."""
@@ -133,7 +133,7 @@ class Writes:
                 if entry is None or head_of(entry.value) != before:
                     raise Conflict(f"document {before.id!r} was changed by somebody else")
                 version, packed_then = entry.version, raw(encode(before.created_at))
-            head = draft.head(id_ or uuid7(), before, now, len(chunks))
+            head = draft.head(id_ or str(uuid7()), before, now, len(chunks))
             stored = head.packed(raw(draft.packed), packed_then, packed_now, most)
             plans.append(_Plan(draft, head, stored, chunks, vectors, before, version))
             ids.append(head.id)
@@ -153,7 +153,7 @@ class Writes:
         return [Put(self._records.body_key(p.head.id, p.head.body), pack(p.draft.content, most)) for p in plans]
 
     def _new_heads(self, plans: Sequence[_Plan]) -> list[Put]:
-        return [Put(f"{self._records.prefix}d:{p.head.id}", p.stored) for p in plans if p.before is None]
+        return [Put(self._records.key("d", p.head.id), p.stored) for p in plans if p.before is None]
 
     async def _put_in_order(self, plans: list[_Plan], intent: Intent) -> None:
         """Write contents, claims and heads, where no transaction holds them together; labels and index come after."""
@@ -191,7 +191,7 @@ class Writes:
         """Write everything but the claims, in a transaction, and so in whatever order takes the fewest calls."""
         records = self._records
         puts = [*self._contents(plans), *self._new_heads(plans)]
-        puts += [Put(key, _LABEL) for plan in plans for key in records.labels(plan.head)]
+        puts += [Put(key, LABEL) for plan in plans for key in records.labels(plan.head)]
         drop, stale = set[str](), set[str]()
         for plan in plans:
             if plan.before is not None:
@@ -199,7 +199,7 @@ class Writes:
                 gone = set(records.labels(plan.before)) - set(records.labels(plan.head))
                 # Who writes behind an intent may put one after this transaction's snapshot, where a deletion would not
                 # see it: putting it here as well makes one of both lose the race.
-                puts += [Put(key, _LABEL) for key in gone]
+                puts += [Put(key, LABEL) for key in gone]
                 drop.update(gone)
                 drop.update(await records.claims_of([plan.before], records.claim(plan.head)))
                 past = records.past_keys(plan.head.id, [plan.before.version])

@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ambidex.core.clock import millis
 from ambidex.core.ids import uuid7
 from ambidex.core.ports import Capability, Leaf, OncePort, When
 from ambidex.core.runtime import Runtime, deadline
@@ -41,7 +42,7 @@ from ambidex.errors import (
 )
 from ambidex.stores.outbox_rows import Entry, Numbered, Row, parse
 
-__all__ = ["Entry", "Outbox", "Shared", "Target", "Unit"]
+__all__ = ["Outbox", "Shared", "Target", "Unit"]
 
 _log = logging.getLogger("ambidex")
 
@@ -168,8 +169,7 @@ class Outbox:
 
     async def _write(self, unit: Unit) -> Row:
         """Put the row into the transaction, with a lease that says who is going to apply it."""
-        at = time.time_ns() // 1_000_000
-        row = Row(uuid7().hex, at, list(enumerate(unit.entries)), time.monotonic())
+        row = Row(uuid7().hex, millis(), list(enumerate(unit.entries)), time.monotonic())
         await self._home.kv.put(_ROW + row.name, row.stored(), None, When.ALWAYS)
         await self._home.kv.put(_LEASE + row.name, 1, _LEASE_MS, When.ALWAYS)
         return row

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from ambidex.core.clock import millis
 from ambidex.core.codec import Stored, decode, encode
 from ambidex.core.ports import IndexItem, Put, When
 from ambidex.errors import AmbidexError, Corrupted
@@ -67,7 +68,7 @@ class Entry(NamedTuple):
         ttl = self.args[-1]
         if self.method not in ("put", "put_many", "append") or ttl is None:
             return self
-        return self._replace(args=[*self.args[:-1], max(1, ttl - max(0, _millis() - at))])
+        return self._replace(args=[*self.args[:-1], max(1, ttl - max(0, millis() - at))])
 
 
 Numbered = tuple[int, Entry]
@@ -114,7 +115,7 @@ class Row(NamedTuple):
                 "entries": [list(entry) for _, entry in left],
                 "numbers": [number for number, _ in left],
                 "error": f"{type(error).__name__}: {error}",
-                "failed_at": _millis(),
+                "failed_at": millis(),
             }
         )
 
@@ -143,7 +144,3 @@ def parse(name: str, stored: Stored) -> Row:
             f"({type(error).__name__}: {error})"
         ) from None
     return row
-
-
-def _millis() -> int:
-    return time.time_ns() // 1_000_000
