@@ -6,6 +6,7 @@ Nothing is persisted unless `appendonly` asks for it; what was acknowledged unde
 
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from tests.services import resp
+from tests.services import keeper, resp
 from tests.services.certificates import Certificates
 from tests.services.handle import Flavour, Server
+
+_REPLICA = re.compile(r"slave\d+")  # the names of a master's replicas in INFO
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,24 @@ class RedisServer(Server):
         """Run one command over a connection of its own; raises resp.ReplyError or OSError."""
         tls = self.options.tls.client_context() if self.options.tls else None
         return resp.call(self.address, *words, password=self.options.password, tls=tls, timeout=timeout)
+
+    def wait_replicated(self, seconds: float = 10.0) -> None:
+        """Return once a replica has confirmed what was written so far, by whomever; raise TimeoutError after `seconds`.
+
+        WAIT counts for the connection that wrote only: on a new one it returns at once.
+        """
+        written = int(self._replication()["master_repl_offset"])
+
+        def confirmed() -> bool:
+            replicas = (entry for name, entry in self._replication().items() if _REPLICA.fullmatch(name))
+            fields = (dict(pair.split("=", 1) for pair in entry.split(",")) for entry in replicas)
+            return any(replica["state"] == "online" and int(replica["offset"]) >= written for replica in fields)
+
+        if not keeper.wait_until(confirmed, seconds):
+            raise TimeoutError(f"no replica has confirmed offset {written} after {seconds} s")
+
+    def _replication(self) -> dict[str, str]:
+        return resp.info(self.call("INFO", "replication"))
 
     def unavailable(self) -> str | None:
         return unavailable(self.flavour, tls=self.options.tls is not None)

@@ -258,7 +258,7 @@ def test_cluster_promotes_a_replica(flavour: Flavour) -> None:
         assert all(node.port + ports.BUS_OFFSET < 65_536 for node in cluster.nodes)
         old = cluster.master_of("key")
         old.call("SET", "key", "1")
-        assert old.call("WAIT", 1, 2000, timeout=3) == 1
+        old.wait_replicated()
         old.kill()
 
         def promoted() -> bool:
@@ -281,7 +281,7 @@ def test_sentinels_promote_the_replica(flavour: Flavour) -> None:
     with RedisSentinel(flavour, options=RedisOptions(password="secret")) as group:
         old = group.master()
         old.call("SET", "key", "1")
-        assert old.call("WAIT", 1, 2000, timeout=3) == 1
+        old.wait_replicated()
         old.kill()
         assert keeper.wait_until(lambda: group.master() is not old, 20)
         new = group.master()

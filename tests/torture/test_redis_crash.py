@@ -127,7 +127,7 @@ def test_a_cluster_goes_on_after_its_master_was_killed() -> None:
         keys = [f"key-{number}" for number in range(60)]
         kv.set_many(dict.fromkeys(keys, 0))
         for node in cluster.nodes[:3]:
-            node.call("WAIT", 1, 1000)
+            node.wait_replicated()
         victim = cluster.master_of("ambidex:k:kv:::key-0")
         raw = redis.Redis.from_url(victim.url)
         victim.kill()
@@ -162,7 +162,7 @@ def test_behind_sentinels_the_new_master_is_found() -> None:
         kv = storage.sync.kv
         kv.set("key", 1)
         old = group.master()
-        old.call("WAIT", 1, 1000)
+        old.wait_replicated()
         raw = redis.Redis.from_url(old.url)
         old.kill()
         works_again(lambda: kv.set("key", 2), 20.0)

@@ -110,7 +110,7 @@ def test_a_failover_costs_what_had_not_reached_the_replica_and_nothing_else(clus
     elsewhere = [name for other in others for name in names_at(cluster, other, PLACE, 5)]
     assert written(storage, [*names, *elsewhere], 1, mode) == [*names, *elsewhere]
     assert waited_for(cluster, [*waiting, *elsewhere], 1, mode) == [*waiting, *elsewhere]
-    victim.call("WAIT", 1, 1000)
+    victim.wait_replicated()
     replica.pause()
     victim.call("CLIENT", "KILL", "TYPE", "REPLICA")  # what was sent before is still read, what follows never is
     acknowledged = written(storage, [*names, *elsewhere], 2, mode)
@@ -136,7 +136,7 @@ def test_once_the_replica_has_taken_over_nothing_that_is_acknowledged_is_lost(cl
         victim = cluster.master_of(PLACE.format("key-0"))
         *names, probe = names_at(cluster, victim, PLACE, WRITES + 1)
         written(storage, names, turn, mode)
-        victim.call("WAIT", 1, 1000)
+        victim.wait_replicated()
         victim.kill()
         assert failover(storage, probe)
         assert storage.sync.kv.get_many(names) == dict.fromkeys(names, turn)  # everything had reached the replica

@@ -34,17 +34,9 @@ def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
 def master(servers: tuple[RedisServer, RedisServer]) -> Iterator[RedisServer]:
     """With its replica in step."""
     server, replica = servers
-    drive(_in_step(server))
+    server.wait_replicated()
     yield server
     replica.resume()
-
-
-async def _in_step(server: RedisServer) -> None:
-    for turn in range(100):
-        server.call("SET", "turn", turn)
-        if server.call("WAIT", 1, 500):
-            return
-    pytest.fail("the replica never followed")
 
 
 def opened(server: RedisServer, wait: str = "wait_replicas=1&wait_timeout=0.1") -> UnifiedStorage:
