@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -257,9 +256,11 @@ def test_a_cancelled_waiter_does_not_end_the_flight() -> None:
 def test_a_waiter_of_a_flight_has_its_own_deadline(mode: tuple[Runtime, Run]) -> None:
     """The one with less time is refused at its deadline, and the runner goes on."""
     runtime, run = mode
+    ended = []
 
     async def work() -> str:
-        await runtime.sleep(0.6)
+        await runtime.sleep(1.0)
+        ended.append("work")
         return "done"
 
     async def patient() -> str:
@@ -267,10 +268,9 @@ def test_a_waiter_of_a_flight_has_its_own_deadline(mode: tuple[Runtime, Run]) ->
 
     async def hurried() -> str:
         await runtime.sleep(0.1)  # let the other begin
-        began = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught, deadline(0.1):
             await runtime.single_flight("key", work)
-        assert time.monotonic() - began < 0.4
+        assert not ended
         return str(caught.value.applied)
 
     assert run(_together(runtime, [patient, hurried])) == ["done", "no"]

