@@ -310,10 +310,17 @@ def test_what_does_not_fit_inside_is_told_without_its_value() -> None:
     assert "sesame" not in str(caught.value)
 
 
-def test_an_int_id_must_be_given() -> None:
+def test_an_int_id_must_be_given_unless_it_may_be_none() -> None:
+    @dataclasses.dataclass
+    class Counted:
+        id: int | None = None
+
     model = model_of(Base)
-    with pytest.raises(UnsupportedValue, match=r"Base\.id is an int"):
+    assert not model.spec.numbered
+    with pytest.raises(UnsupportedValue, match=r"Base\.id is an int and has no value; .*declare it 'int \| None'"):
         model.with_ids([None])
+    assert model_of(Counted).spec.numbered
+    assert model_of(Counted).with_ids([None, 0, 5]) == [None, 0, 5]
 
 
 def test_bytes_and_secrets_in_nested_data_are_refused() -> None:

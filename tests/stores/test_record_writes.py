@@ -42,6 +42,12 @@ class Plain:
     name: str = ""
 
 
+@dataclasses.dataclass
+class Counted:
+    name: str
+    id: int | None = None
+
+
 @pytest.fixture(params=["sqlite+sqlite", "sqlite+redis", "sqlite+memory", "postgres+redis", "sqlite+postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnifiedStorage]:
     """One with records on another backend."""
@@ -159,6 +165,22 @@ def test_ids_that_the_storage_makes_may_wait(run: Run) -> None:
         assert {thing.key for thing in found} == {one.key, two.key, three.key}
         assert found[-1] == dataclasses.replace(one, size=1, version=2, updated=found[-1].updated)
         assert await things.get(two.key) == two
+
+    run(body)
+
+
+def test_numbers_that_the_storage_gives_may_wait(run: Run) -> None:
+    """Nobody else gets them meanwhile, and what is there already keeps its own."""
+
+    async def body(storage: Any) -> None:
+        things = storage.repository(Counted)
+        await things.create_many([Counted(f"old {number}", number) for number in range(1, 6)])
+        async with storage.transaction():
+            one = await things.create(Counted("one"))
+            two, three = await things.create_many([Counted("two"), Counted("three")])
+            assert await things.count() == 5
+        assert await things.list() == [*(Counted(f"old {number}", number) for number in range(1, 6)), one, two, three]
+        assert (await things.create(Counted("four"))).id > three.id
 
     run(body)
 

@@ -93,10 +93,20 @@ def derive(cls: Any) -> RecordSpec:
             f"{name} has no id: name a field 'id', or annotate one, e.g. key: Annotated[str, Id()]"
         )
     # An id that is still None is given one before it is stored.
+    numbered = any(field.name == id_ and field.kind is Kind.INTEGER and field.nullable for field in fields)
     fields = [field._replace(nullable=False) if field.name == id_ else field for field in fields]
     hidden = marked.get(DeletedAt)  # every query asks for it
     fields = [field._replace(indexed=True) if field.name == hidden else field for field in fields]
-    spec = RecordSpec(_table_name(cls), tuple(fields), id_, *(marked.get(mark) for mark in _SINGLE))
+    spec = RecordSpec(
+        _table_name(cls),
+        tuple(fields),
+        id_,
+        version=marked.get(Version),
+        created_at=marked.get(CreatedAt),
+        updated_at=marked.get(UpdatedAt),
+        deleted_at=hidden,
+        numbered=numbered,
+    )
     _check(name, spec)
     if not is_pydantic(cls):
         try:

@@ -277,17 +277,21 @@ class Model(Generic[T]):
     def with_ids(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return ids, new ones for those that are missing: UUIDv7 for UUID and text ids.
 
+        Numbers are the backend's to give, so where records of this kind get them, they stay None.
+
         Raises:
-            UnsupportedValue: they are numbers, which the application gives.
+            UnsupportedValue: they are numbers that may not be None, which the application gives.
         """
         missing = [at for at, value in enumerate(values) if not value and value in (None, "")]
         if not missing:
             return values
         kind = self._fields[self.spec.id].kind
         if kind is Kind.INTEGER:
+            if self.spec.numbered:
+                return values
             raise UnsupportedValue(
-                f"{self.name}.{self.spec.id} is an int and has no value; give it one, or let it be a UUID or text, "
-                "which gets one by itself"
+                f"{self.name}.{self.spec.id} is an int and has no value; give it one, or declare it 'int | None', a "
+                "UUID or text, which get one by themselves"
             )
         values = list(values)
         for at, made in zip(missing, uuid7s(len(missing)), strict=True):

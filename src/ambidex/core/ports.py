@@ -340,6 +340,17 @@ class RecordsPort(Protocol):
         """Return the records in the order of the ids (which may repeat)."""
         ...
 
+    async def numbers(self, space: Space, count: int) -> Sequence[int]:
+        """Return so many ids for new records of a kind with ``spec.numbered``, the smallest first.
+
+        Each is greater than every id that the space has at this moment, and is never given out again, not after a
+        deletion either; only those of a transaction that is undone may be. There may be gaps.
+
+        Raises:
+            UnsupportedValue: there are not so many above the greatest id (``spec.check_room``).
+        """
+        ...
+
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         """Add all or none.
 

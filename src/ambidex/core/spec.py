@@ -10,7 +10,10 @@ import enum
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ambidex.errors import UnsupportedValue
+
 __all__ = [
+    "LAST_NUMBER",
     "CreatedAt",
     "DeletedAt",
     "Field",
@@ -39,7 +42,10 @@ class _Mark:
 
 
 class Id(_Mark):
-    """The field that identifies a record; without it, the field named ``id`` does. Text, int or UUID."""
+    """The field that identifies a record; without it, the field named ``id`` does. Text, int or UUID.
+
+    Text and UUID are made where none is given, and so is an int that may be None: 1, 2, 3.
+    """
 
 
 class Indexed(_Mark):
@@ -98,6 +104,10 @@ class Field(NamedTuple):
     required: bool = True
 
 
+LAST_NUMBER = 2**53 - 1
+"""The greatest number that is given to a record: readers of JSON lose digits of greater ones."""
+
+
 class RecordSpec(NamedTuple):
     """A kind of record, as backends see it."""
 
@@ -109,6 +119,20 @@ class RecordSpec(NamedTuple):
     created_at: str | None = None
     updated_at: str | None = None
     deleted_at: str | None = None
+    numbered: bool = False
+    """Whether records without an id get the next number: the id is an int that may be None."""
+
+    def check_room(self, last: int, count: int) -> None:
+        """Check that so many numbers are left above the last one.
+
+        Raises:
+            UnsupportedValue: they are not.
+        """
+        if last > LAST_NUMBER - count:
+            raise UnsupportedValue(
+                f"{self.name}.{self.id} has {max(0, LAST_NUMBER - last):,} numbers left, not {count:,}; "
+                "give new records an id, or make it a UUID"
+            )
 
     def carry_over(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         """Give a row that replaces another what it hands on: the time of creation, and a version that has grown."""

@@ -35,9 +35,9 @@ READS: Mapping[str, frozenset[str]] = {
     "kv": frozenset({"get", "get_many", "entry", "scan"}),
     "log": frozenset({"tail", "range", "length", "streams"}),
     "search": frozenset({"state", "query", "fetch", "page", "count"}),
-    "records": frozenset({"get", "find", "count", "explain"}),
+    "records": frozenset({"get", "find", "count", "explain", "numbers"}),
 }
-"""The methods that change nothing."""
+"""The methods that change nothing, or nothing that matters when it is done twice."""
 
 _in_unit: ContextVar[bool] = ContextVar("ambidex_in_unit", default=False)
 

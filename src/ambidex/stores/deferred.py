@@ -34,8 +34,8 @@ _REFUSED: Mapping[str, frozenset[str]] = {
     "search": frozenset(),
     "records": frozenset(),
 }
-_AT_ONCE = {"search": frozenset({"claim"})}
-"""What a unit that is undone may leave: a namespace without items may be anybody's, so it does not matter whose."""
+_AT_ONCE = {"search": frozenset({"claim"}), "records": frozenset({"numbers"})}
+"""What a unit that is undone may leave: a namespace without items may be anybody's, and numbers may have gaps."""
 
 
 class _Writes:

@@ -116,6 +116,9 @@ class Repository(Store, Generic[T]):
         """
         row = self._new(model)
         stored = self._model.checked(row)
+        if row[self._spec.id] is None:
+            (row[self._spec.id],) = await self._port.numbers(self._space, 1)
+            stored = self._model.checked(row)
         await self._add([model], [row])
         return stored
 
@@ -155,6 +158,8 @@ class Repository(Store, Generic[T]):
         """Store an object, new or not, and return it as stored."""
         new = self._new(model)
         self._model.checked(new)
+        if new[self._spec.id] is None:
+            (new[self._spec.id],) = await self._port.numbers(self._space, 1)
         (row,) = await self._port.upsert(self._space, [new])
         return self._model.from_row(row)
 
@@ -182,6 +187,8 @@ class Repository(Store, Generic[T]):
         models = _several(models, "objects")
         rows = self._all_new(models)
         stored = self._model.all_checked(rows)
+        if await self._number(rows):
+            stored = self._model.all_checked(rows)
         if rows:
             await self._add(models, rows)
         return stored
@@ -191,6 +198,7 @@ class Repository(Store, Generic[T]):
         """Store objects, new or not, all or none, and return them as stored, in order."""
         rows = self._all_new(_several(models, "objects"))
         self._model.all_checked(rows)
+        await self._number(rows)
         stored = await self._port.upsert(self._space, list(rows)) if rows else []
         return [self._model.from_row(row) for row in stored]
 
@@ -346,6 +354,20 @@ class Repository(Store, Generic[T]):
         for name, value in self._begun().items():
             rows.columns[name] = [value] * len(rows)
         return rows
+
+    async def _number(self, rows: Rows) -> bool:
+        """Give the next numbers to rows that still have no id; tell whether there were any."""
+        ids = list(rows.columns[self._spec.id])
+        taken, missing = set(ids), [at for at, id_ in enumerate(ids) if id_ is None]
+        if not missing:
+            return False
+        while missing:
+            numbers = [one for one in await self._port.numbers(self._space, len(missing)) if one not in taken]
+            for at, number in zip(missing, numbers, strict=False):
+                ids[at] = number
+            del missing[: len(numbers)]
+        rows.columns[self._spec.id] = ids
+        return True
 
     def _begun(self) -> Row:
         """Return what the storage gives to new records."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ambidex.testing.log import LogContract
     from ambidex.testing.media import MediaContract
     from ambidex.testing.names import NamesContract
+    from ambidex.testing.record_numbers import RecordNumbersContract, RecordNumbersInTransactionsContract
     from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
     from ambidex.testing.records import RecordsContract
     from ambidex.testing.search import SearchContract
@@ -58,6 +59,8 @@ _HOME = {
     "MediaContract": "media",
     "Mode": "contract",
     "NamesContract": "names",
+    "RecordNumbersContract": "record_numbers",
+    "RecordNumbersInTransactionsContract": "record_numbers",
     "RecordsConcurrencyContract": "record_writers",
     "RecordsContract": "records",
     "RecordsTransactionContract": "record_writers",
@@ -79,6 +82,8 @@ __all__ = [
     "MediaContract",
     "Mode",
     "NamesContract",
+    "RecordNumbersContract",
+    "RecordNumbersInTransactionsContract",
     "RecordsConcurrencyContract",
     "RecordsContract",
     "RecordsTransactionContract",

@@ -21,6 +21,7 @@ from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
 from ambidex.testing.media import MediaContract, MediaInTransactionsContract
 from ambidex.testing.names import NamesContract
+from ambidex.testing.record_numbers import RecordNumbersContract, RecordNumbersInTransactionsContract
 from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
 from ambidex.testing.records import RecordsContract
 from ambidex.testing.search import SearchContract
@@ -74,12 +75,14 @@ class BackendContract(
     SearchContract,
     RecordsContract,
     RecordsConcurrencyContract,
+    RecordNumbersContract,
     BlobContract,
     MediaContract,
     MediaInTransactionsContract,
     TransactionContract,
     TransactionRoomsContract,
     RecordsTransactionContract,
+    RecordNumbersInTransactionsContract,
     FaceContract,
     MachineContract,
     RecordMachineContract,

@@ -11,6 +11,7 @@ from ambidex.testing.concurrency import ConcurrencyContract
 from ambidex.testing.contract import Contract
 from ambidex.testing.kv import KeyValueContract
 from ambidex.testing.log import LogContract
+from ambidex.testing.record_numbers import RecordNumbersContract, RecordNumbersInTransactionsContract
 from ambidex.testing.record_writers import RecordsConcurrencyContract, RecordsTransactionContract
 from ambidex.testing.search import SearchContract
 from ambidex.testing.transactions import TransactionContract
@@ -37,6 +38,8 @@ class _AnotherWay(
     TransactionContract,
     RecordsConcurrencyContract,
     RecordsTransactionContract,
+    RecordNumbersContract,
+    RecordNumbersInTransactionsContract,
     SearchContract,
 ):
     """What a different way to the same server could break; the rest is the server's, and tested there."""

@@ -48,6 +48,7 @@ class Tables:
     streams: dict[str, Stream] = field(default_factory=dict)
     indexes: dict[str, dict[str, IndexItem]] = field(default_factory=dict)
     records: dict[tuple[str, str], dict[Any, Row]] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)
     spaces: dict[str, SpaceState] = field(default_factory=dict)
 
     def copy(self) -> Tables:
@@ -57,6 +58,7 @@ class Tables:
             {name: Stream(list(s.events), s.seq, s.expires) for name, s in self.streams.items()},
             {name: dict(items) for name, items in self.indexes.items()},
             {name: dict(rows) for name, rows in self.records.items()},
+            self.numbers.copy(),
             self.spaces.copy(),
         )
 

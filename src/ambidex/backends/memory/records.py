@@ -31,6 +31,17 @@ class MemoryRecords:
             table = self._table(tables, space)
             return [None if (row := table.get(id_)) is None else copy.deepcopy(self._own(space, row)) for id_ in ids]
 
+    async def numbers(self, space: Space, count: int) -> Sequence[int]:
+        spec = space.spec
+        with self._data.tables(write=True) as tables:
+            kind = (space.tenant, spec.name)
+            last = tables.numbers.get(kind)
+            if last is None:
+                last = max(0, max(self._table(tables, space), default=0))
+            spec.check_room(last, count)
+            tables.numbers[kind] = last + count
+            return range(last + 1, last + count + 1)
+
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         with self._data.tables(write=True) as tables:
             table = self._table(tables, space)
@@ -42,6 +53,7 @@ class MemoryRecords:
                 _check_unique(space.spec, row, [*table.values(), *added.values()])
                 added[id_] = copy.deepcopy(row)
             table.update(added)
+            _note(tables, space, added)
 
     async def upsert(self, space: Space, rows: Sequence[Row]) -> list[Row]:
         spec = space.spec
@@ -57,6 +69,7 @@ class MemoryRecords:
                 changed[new[spec.id]] = new
                 stored.append(copy.deepcopy(self._own(space, new)))
             self._table(tables, space).update(changed)
+            _note(tables, space, [row[spec.id] for row in rows])
             return stored
 
     async def update(
@@ -140,6 +153,13 @@ class MemoryRecords:
                 if not row.keys() >= blank.keys():
                     row.update({**blank, **row})
         return table
+
+
+def _note(tables: Tables, space: Space, ids: Iterable[Any]) -> None:
+    """Keep the last number, where a kind has one, above the ids that are given to records."""
+    kind = (space.tenant, space.spec.name)
+    if kind in tables.numbers:
+        tables.numbers[kind] = max([tables.numbers[kind], *ids])
 
 
 def _check_unique(spec: RecordSpec, row: Row, others: Iterable[Row]) -> None:

@@ -29,6 +29,8 @@ __all__ = ["PostgresRecords"]
 _MARK = "\x1f"
 """Between the tenant and the id of a queued lookup."""
 _AT_ONCE = 2_000
+_MOST_DRAWN = 10_000
+"""Numbers that are drawn to leave ids behind that the application gave."""
 
 
 class _Leaf(RecordsLeaf, Protocol):
@@ -55,6 +57,46 @@ class PostgresRecords(SqlRecords):
             lookup = self._lookups[id(sql)] = _lookup(sql)
         found = await self._find(lookup, f"{space.tenant}{_MARK}{ids[0]}")
         return [None if found is None else sql.row(found[1:])]
+
+    async def numbers(self, space: Space, count: int) -> Sequence[int]:
+        spec = space.spec
+        sql = await self._sql(spec)
+        name = _sequence(sql)
+        top = f'SELECT max("{spec.id}") FROM {sql.table} WHERE {TENANT} = ?'
+        draw = f"SELECT nextval({_literal(name)}), ({top}) FROM generate_series(1, ?)"
+        free: list[int] = []
+        behind = 0
+        while len(free) < count:
+            rows = await self._leaf.write(draw, (space.tenant, behind + count - len(free)))
+            drawn, greatest = sorted(row[0] for row in rows), rows[0][1] or 0
+            spec.check_room(max(drawn[-1] - count, greatest), count)
+            free += [number for number in drawn if number > greatest]
+            behind = max(0, greatest - drawn[-1])
+            if behind > _MOST_DRAWN:
+                await self._raise(name, greatest)
+                behind = 0
+        return free[:count]
+
+    async def _raise(self, name: str, greatest: int) -> None:
+        """Let a sequence go on behind a number that is far away.
+
+        One at a time, and never when it may have come near meanwhile: what somebody drew must not be drawn again.
+        """
+        raised = f"SELECT setval({_literal(name)}, ?::bigint) FROM {name} WHERE last_value < ?"
+        await self._leaf.script(
+            [
+                ("SELECT pg_advisory_xact_lock(hashtext(?))", (name,)),
+                (raised, (greatest, greatest - _MOST_DRAWN // 2)),
+            ]
+        )
+
+    async def _missing(self, sql: Sql) -> list[str]:
+        missing = await super()._missing(sql)
+        if sql.spec.numbered:
+            name = _sequence(sql)
+            if await self._leaf.rows(f"SELECT to_regclass({_literal(name)}) IS NULL") == [(True,)]:
+                missing.append(f'CREATE SEQUENCE IF NOT EXISTS {name} OWNED BY {sql.table}."{sql.spec.id}"')
+        return missing
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         if not self._leaf.in_transaction():
@@ -138,6 +180,15 @@ def _lookup(sql: Sql) -> Lookup:
         f' ON kept.{TENANT} = {given_tenant} AND kept."{spec.id}" = {given_id}'
     )
     return Lookup(one, many, text_array)
+
+
+def _sequence(sql: Sql) -> str:
+    """Return what numbers records without an id. A sequence, as a transaction holds up nobody who draws from one."""
+    return f'{sql.dialect.schema}"{sql.spec.name}_{sql.spec.id}_seq"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _cast(sql: Sql, name: str) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "encode",
     "encode_all",
     "from_plain",
+    "integer_in",
     "intersect",
     "member",
     "place",
@@ -174,6 +175,11 @@ def places(kind: Kind, values: Sequence[Any]) -> list[bytes]:
     if None not in values:
         return [b"\x01" + data for data in encode_all(kind, values)]
     return [place(kind, value) for value in values]
+
+
+def integer_in(data: bytes) -> int:
+    """Return the id, an int, in a member of the index of ids."""
+    return int.from_bytes(data[1:-4], "big") - _SIGN
 
 
 def member(where: bytes, id_: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """The Lua scripts of the records. All keys of a space share its hash tag, and all that a script touches are declared.
 
-``KEYS[1]`` is the space's layout (a hash: ``v`` its digest, ``d`` its text), ``KEYS[2]`` the records (a hash from id to
+``KEYS[1]`` is the space's layout (a hash: ``v`` its digest, ``d`` its text, ``n`` the last
+number given out as an id), ``KEYS[2]`` the records (a hash from id to
 revision and content), the others the indexes (sorted sets of score 0), that of the ids first. The invariant: a script
 that depends on the indexes does nothing, and says so, unless the layout is the one that its caller knows.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "DEFINE",
     "INSERT",
     "MARK_MS",
+    "NUMBERS",
     "OTHER_LAYOUT",
     "STATE",
     "TAKEN",
@@ -44,6 +46,15 @@ return 1
 """
 )
 """Replace the layout whose digest is ARGV[1] ('': none); where ARGV[4] is 1, only while there are no records."""
+
+NUMBERS: Final = Script(
+    """
+if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return {3} end
+redis.call('HINCRBY', KEYS[1], 'n', ARGV[2])
+return {0, redis.call('HGET', KEYS[1], 'n'), redis.call('ZREVRANGE', KEYS[2], 0, 0)[1] or ''}
+"""
+)
+"""Give out ARGV[2] numbers: the last of them, as text (Lua's numbers end at 2^53), and the last member of KEYS[2]."""
 
 _COMMON: Final = """
 if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return {3} end

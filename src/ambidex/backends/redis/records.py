@@ -18,7 +18,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from ambidex.backends.redis.client import Client
-from ambidex.backends.redis.encoding import Range
+from ambidex.backends.redis.encoding import Range, integer_in
 from ambidex.backends.redis.layout import Known, Layout, merged
 from ambidex.backends.redis.plans import Plan, describe, plans
 from ambidex.backends.redis.record_scripts import (
@@ -29,6 +29,7 @@ from ambidex.backends.redis.record_scripts import (
     COUNT,
     DEFINE,
     INSERT,
+    NUMBERS,
     OTHER_LAYOUT,
     STATE,
     TAKEN,
@@ -105,6 +106,20 @@ class RedisRecords:
                 self._forget(space)
 
     # ------------------------------------------------------------ writing
+
+    async def numbers(self, space: Space, count: int) -> Sequence[int]:
+        layout, gap = await self._layout(space), 0
+        while True:
+            keys = [layout.keys[0], layout.key_of(layout.indexes[space.spec.id])]
+            outcome, *reply = await self._client.script(NUMBERS, keys, (layout.digest, count + gap))
+            if outcome == OTHER_LAYOUT:
+                layout = await self._anew(space)
+                continue
+            end, greatest = int(reply[0]), integer_in(reply[1]) if reply[1] else 0
+            space.spec.check_room(max(end - count, greatest), count)
+            if end - count >= greatest:
+                return range(end - count + 1, end + 1)
+            gap = max(0, greatest - end)
 
     async def insert(self, space: Space, rows: Sequence[Row]) -> None:
         _bounded(space.spec, rows)

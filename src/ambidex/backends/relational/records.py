@@ -94,7 +94,7 @@ class _Bound:
 
 
 class SqlRecords:
-    """Implements :class:`ambidex.core.ports.RecordsPort`."""
+    """Implements :class:`ambidex.core.ports.RecordsPort`, but for ``numbers``, which each database has its way for."""
 
     def __init__(self, leaf: RecordsLeaf, dialect: RecordDialect) -> None:
         self._leaf, self._dialect = leaf, dialect

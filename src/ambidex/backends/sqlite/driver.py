@@ -18,13 +18,14 @@ import msgspec
 
 from ambidex.backends.relational.kv import SqlKeyValue
 from ambidex.backends.relational.log import SqlLog
-from ambidex.backends.relational.records import Column, SqlRecords
+from ambidex.backends.relational.records import Column
 from ambidex.backends.relational.sql import Args, Dialect, Row, Statement
 from ambidex.backends.sqlite.columns import RECORDS
 from ambidex.backends.sqlite.connection import LongRead
 from ambidex.backends.sqlite.database import Database
 from ambidex.backends.sqlite.errors import translate
 from ambidex.backends.sqlite.jobs import EndJob, Job, Lease, LeaseJob, SqlJob, Work
+from ambidex.backends.sqlite.records import SqliteRecords
 from ambidex.backends.sqlite.schema import NOW
 from ambidex.core.lazy import lazy
 from ambidex.core.runtime import check_deadline, current_deadline, remaining
@@ -60,7 +61,7 @@ class SqliteLeaf(ABC):
         self._lease = database.lease
         self.kv = SqlKeyValue(self, DIALECT)
         self.log = SqlLog(self, DIALECT)
-        self.records = SqlRecords(self, RECORDS)
+        self.records = SqliteRecords(self, RECORDS)
         database.on_close.append(self.records.forget)
 
     @lazy

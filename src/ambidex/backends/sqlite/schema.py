@@ -14,7 +14,7 @@ from typing import cast
 import apsw
 
 from ambidex.backends.relational import kv, log
-from ambidex.backends.sqlite import search_gone
+from ambidex.backends.sqlite import records, search_gone
 from ambidex.backends.sqlite import search_schema as search
 from ambidex.errors import ConfigurationError
 
@@ -28,6 +28,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     search.REBUILT,
     search.UNTRIGGERED,
     search_gone.SCHEMA,
+    records.SCHEMA,
 )
 
 _MOST_ROWS, _MOST_STREAMS = 500, 50
