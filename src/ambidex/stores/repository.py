@@ -357,6 +357,8 @@ class Repository(Store, Generic[T]):
 
     async def _number(self, rows: Rows) -> bool:
         """Give the next numbers to rows that still have no id; tell whether there were any."""
+        if not self._spec.numbered:
+            return False
         ids = list(rows.columns[self._spec.id])
         taken, missing = set(ids), [at for at, id_ in enumerate(ids) if id_ is None]
         if not missing:
