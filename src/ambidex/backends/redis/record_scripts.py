@@ -1,9 +1,9 @@
 """The Lua scripts of the records. All keys of a space share its hash tag, and all that a script touches are declared.
 
-``KEYS[1]`` is the space's layout (a hash: ``v`` its digest, ``d`` its text, ``n`` the last
-number given out as an id), ``KEYS[2]`` the records (a hash from id to
-revision and content), the others the indexes (sorted sets of score 0), that of the ids first. The invariant: a script
-that depends on the indexes does nothing, and says so, unless the layout is the one that its caller knows.
+``KEYS[1]`` is the space's layout (a hash: ``v`` its digest, ``d`` its text, ``n`` the last number given out as an id),
+``KEYS[2]`` the records (a hash from id to revision and content), the others the indexes (sorted sets of score 0), that
+of the ids first. The invariant: a script that depends on the indexes does nothing, and says so, unless the layout is
+the one that its caller knows.
 """
 
 from __future__ import annotations
